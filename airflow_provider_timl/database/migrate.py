@@ -1,0 +1,48 @@
+"""Create or upgrade the database: ``airflow timl db upgrade``, and the first thing the controller does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import make_url
+
+from airflow_provider_timl.database.sessions import Database
+
+VERSION_TABLE = "timl_alembic_version"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def upgrade_database(url: str) -> None:
+    """Bring the database at ``url`` to the newest migration; creates an SQLite file and its folder. Idempotent."""
+    database_file = make_url(url).database
+    if url.startswith("sqlite") and database_file and database_file != ":memory:":
+        Path(database_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(url)
+    try:
+        with database.engine.execution_options(timl_write=True).begin() as connection:
+            config = _build_config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        database.dispose()
+
+
+def find_missing_migrations(url: str) -> bool:
+    """Whether the database is not at the newest migration (or was never created)."""
+    database = Database(url)
+    try:
+        with database.engine.connect() as connection:
+            current = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    finally:
+        database.dispose()
+    return current != ScriptDirectory.from_config(_build_config()).get_current_head()
+
+
+def _build_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
