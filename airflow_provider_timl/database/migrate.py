@@ -36,7 +36,9 @@ def find_missing_migrations(url: str) -> bool:
     database = Database(url)
     try:
         with database.engine.connect() as connection:
-            current = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+            current = MigrationContext.configure(
+                connection, opts={"version_table": VERSION_TABLE}
+            ).get_current_revision()
     finally:
         database.dispose()
     return current != ScriptDirectory.from_config(_build_config()).get_current_head()
