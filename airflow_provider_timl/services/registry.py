@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from airflow_provider_timl.backends.contract import LogReader
 from airflow_provider_timl.database.sessions import Database, record_event
-from airflow_provider_timl.database.tables import EventRow, RevisionRow, ServiceRow, ServiceVersionRow, utc_now
+from airflow_provider_timl.database.tables import EventRow, RevisionRow, ServiceRow, utc_now
 from airflow_provider_timl.entities import (
     AccessKey,
     AccessKeySecret,
@@ -27,13 +27,12 @@ from airflow_provider_timl.entities import (
     Revision,
     Service,
     ServiceSpec,
-    ServiceVersion,
     ServiceVersionSpec,
 )
 from airflow_provider_timl.exceptions import ConflictError, InvalidInputError, NotFoundError, ServiceFailedError
 from airflow_provider_timl.repository.models import ModelRepository
 from airflow_provider_timl.runtimes.contract import list_runtimes
-from airflow_provider_timl.services import changes, keys
+from airflow_provider_timl.services import changes, keys, rows
 from airflow_provider_timl.settings import Settings
 from airflow_provider_timl.states import ServiceState, ServiceVersionState
 
@@ -75,18 +74,18 @@ class ServiceRegistry:
         model_version = self._repository.resolve_version(name=model, version=version, alias=alias)
         wanted = self._build_version_spec(model_version, runtime, resources, instances)
         with self._database.write() as session:
-            row = _find_live(session, name, lock=True)
+            row = rows.find_live(session, name, lock=True)
             if row is None:
                 row = self._insert_service(
                     session, name, model_version=model_version, wanted=wanted, actor=actor, lineage=lineage
                 )
-            elif row.model != model or changes.find_version(_get_spec(session, row), wanted.version) is None:
+            elif row.model != model or changes.find_version(rows.get_spec(session, row), wanted.version) is None:
                 raise ConflictError(
                     f"service {name!r} exists already (model {row.model!r}, {row.state}); add a version to it instead"
                 )
             else:
-                changes.add_version(_get_spec(session, row), name, wanted)
-            return self._to_service(session, row)
+                changes.add_version(rows.get_spec(session, row), name, wanted)
+            return rows.to_service(session, self._settings.gateway_url, row)
 
     def add_version(
         self,
@@ -102,7 +101,7 @@ class ServiceRegistry:
     ) -> Service:
         """Record a further version of the service's model, with 0 % of the traffic."""
         with self._database.read() as session:
-            model = _get_live(session, name).model
+            model = rows.get_live(session, name).model
         model_version = self._repository.resolve_version(name=model, version=version, alias=alias)
         wanted = self._build_version_spec(model_version, runtime, resources, instances)
         return self._change(
@@ -149,10 +148,10 @@ class ServiceRegistry:
         :raises ConflictError: a model version of it was deleted from the repository.
         """
         with self._database.read() as session:
-            row = session.get(RevisionRow, (_get_live(session, name).id, revision))
+            row = session.get(RevisionRow, (rows.get_live(session, name).id, revision))
             if row is None:
                 raise NotFoundError("revision", f"{revision} of service {name}")
-            model, target = _get_live(session, name).model, ServiceSpec.model_validate(row.spec)
+            model, target = rows.get_live(session, name).model, ServiceSpec.model_validate(row.spec)
         for version in target.versions:
             try:
                 self._repository.get_version(name=model, version=version.version)
@@ -166,33 +165,33 @@ class ServiceRegistry:
     def delete_service(self, *, name: str, actor: str) -> Service:
         """Stop serving; the history stays. Repeating it while it goes on changes nothing."""
         with self._database.write() as session:
-            row = _get_live(session, name, lock=True)
+            row = rows.get_live(session, name, lock=True)
             if row.state != ServiceState.DELETING:
                 row.state = ServiceState.DELETING.value
                 row.generation += 1
                 record_event(session, actor, "delete", f"service:{name}")
-            return self._to_service(session, row)
+            return rows.to_service(session, self._settings.gateway_url, row)
 
     def get_service(self, name: str) -> Service:
         """:raises NotFoundError: there is none, or it was deleted."""
         with self._database.read() as session:
-            return self._to_service(session, _get_live(session, name))
+            return rows.to_service(session, self._settings.gateway_url, rows.get_live(session, name))
 
     def list_services(self, limit: int, offset: int) -> tuple[list[Service], int]:
         """Services that are not deleted, by name, and how many there are."""
         live = ServiceRow.deleted_at.is_(None)
         with self._database.read() as session:
             query = select(ServiceRow).where(live).order_by(ServiceRow.name).limit(limit).offset(offset)
-            services = [self._to_service(session, row) for row in session.scalars(query)]
+            services = [rows.to_service(session, self._settings.gateway_url, row) for row in session.scalars(query)]
             return services, session.scalar(select(func.count()).select_from(ServiceRow).where(live)) or 0
 
     def list_revisions(self, name: str, limit: int, offset: int) -> tuple[list[Revision], int]:
         """Newest first."""
         with self._database.read() as session:
-            row = _get_live(session, name)
+            row = rows.get_live(session, name)
             query = select(RevisionRow).where(RevisionRow.service_id == row.id)
             page = query.order_by(RevisionRow.number.desc()).limit(limit).offset(offset)
-            return [_to_revision(revision) for revision in session.scalars(page)], row.revision
+            return [rows.to_revision(revision) for revision in session.scalars(page)], row.revision
 
     def list_events(self, limit: int, offset: int, subject: str | None = None) -> tuple[list[Event], int]:
         """Audit events, newest first; ``subject`` as in ``service:iris`` or ``model:iris``."""
@@ -215,7 +214,7 @@ class ServiceRegistry:
 
     def list_keys(self, name: str) -> list[AccessKey]:
         with self._database.read() as session:
-            return [keys.to_access_key(row) for row in keys.list_key_rows(session, _get_live(session, name).id)]
+            return [keys.to_access_key(row) for row in keys.list_key_rows(session, rows.get_live(session, name).id)]
 
     def create_key(self, *, name: str, key_name: str, expires_at: datetime | None, actor: str) -> AccessKey:
         """Add a key; the others stay valid, so callers can move over.
@@ -225,7 +224,7 @@ class ServiceRegistry:
         if expires_at is not None and expires_at <= utc_now():
             raise InvalidInputError("the time of expiry is in the past", field="expires_at")
         with self._database.write() as session:
-            service = _get_changeable(session, name)
+            service = rows.get_changeable(session, name)
             service.generation += 1
             return keys.to_access_key(
                 keys.add_key(session, self._cipher, service, name=key_name, expires_at=expires_at, actor=actor)
@@ -233,7 +232,7 @@ class ServiceRegistry:
 
     def set_key_enabled(self, *, name: str, key_id: int, enabled: bool, actor: str) -> AccessKey:
         with self._database.write() as session:
-            service = _get_changeable(session, name)
+            service = rows.get_changeable(session, name)
             row = keys.get_key_row(session, service, key_id)
             if row.enabled != enabled:
                 row.enabled = enabled
@@ -244,7 +243,7 @@ class ServiceRegistry:
 
     def delete_key(self, *, name: str, key_id: int, actor: str) -> None:
         with self._database.write() as session:
-            service = _get_changeable(session, name)
+            service = rows.get_changeable(session, name)
             row = keys.get_key_row(session, service, key_id)
             record_event(session, actor, "delete_key", f"service:{name}", key=row.name)
             session.delete(row)
@@ -252,7 +251,7 @@ class ServiceRegistry:
 
     def get_key_secret(self, name: str, key_id: int) -> AccessKeySecret:
         with self._database.read() as session:
-            return keys.reveal(keys.get_key_row(session, _get_live(session, name), key_id), self._cipher)
+            return keys.reveal(keys.get_key_row(session, rows.get_live(session, name), key_id), self._cipher)
 
     def _insert_service(
         self,
@@ -279,7 +278,7 @@ class ServiceRegistry:
             raise ConflictError(f"service {name!r} was created by someone else at the same time") from exc
         spec = changes.add_version(ServiceSpec(versions=[]), name, wanted)
         action = f"deploy version {wanted.version}"
-        _record_revision(session, row, spec, action=action, actor=actor, lineage=lineage)
+        rows.record_revision(session, row, spec, action=action, actor=actor, lineage=lineage)
         keys.add_key(session, self._cipher, row, name=_DEFAULT_KEY_NAME, expires_at=None, actor=actor)
         return row
 
@@ -293,19 +292,19 @@ class ServiceRegistry:
     ) -> Service:
         """Apply ``change(spec, ready instances by version)`` and record what comes out unless it is the wish now."""
         with self._database.write() as session:
-            row = _get_changeable(session, name)
-            spec = _get_spec(session, row)
-            observed = _list_observed(session, row.id)
+            row = rows.get_changeable(session, name)
+            spec = rows.get_spec(session, row)
+            observed = rows.list_observed(session, row.id)
             changed = change(spec, {version: seen.ready_instances for version, seen in observed.items()})
             if changed != spec:
                 row.revision += 1
                 row.generation += 1
                 row.state = ServiceState.DEPLOYING.value
-                _record_revision(session, row, changed, action=action, actor=actor, lineage=lineage)
+                rows.record_revision(session, row, changed, action=action, actor=actor, lineage=lineage)
                 for version in changed.versions:
                     if version.version in observed and changes.find_version(spec, version.version) is None:
                         session.delete(observed[version.version])  # what was seen of it is from its life before
-            return self._to_service(session, row)
+            return rows.to_service(session, self._settings.gateway_url, row)
 
     def _build_version_spec(
         self, model_version: ModelVersion, runtime: str | None, resources: Resources | None, instances: int
@@ -317,31 +316,13 @@ class ServiceRegistry:
             instances=instances,
         )
 
-    def _to_service(self, session: Session, row: ServiceRow) -> Service:
-        observed = _list_observed(session, row.id)
-        return Service(
-            name=row.name,
-            model=row.model,
-            model_type=row.model_type,
-            host=row.host,
-            gateway_url=self._settings.gateway_url,
-            state=ServiceState(row.state),
-            revision=row.revision,
-            in_sync=row.state == ServiceState.RUNNING and row.observed_generation >= row.generation,
-            versions=[
-                _to_service_version(wanted, observed.get(wanted.version)) for wanted in _get_spec(session, row).versions
-            ],
-            created_at=row.created_at,
-            created_by=row.created_by,
-        )
-
 
 def find_services_using(session: Session, model: str, version: int) -> list[str]:
     """Names of the services whose present revision holds a model's version."""
     query = (
         select(ServiceRow).where(ServiceRow.model == model, ServiceRow.deleted_at.is_(None)).order_by(ServiceRow.name)
     )
-    return [row.name for row in session.scalars(query) if changes.find_version(_get_spec(session, row), version)]
+    return [row.name for row in session.scalars(query) if changes.find_version(rows.get_spec(session, row), version)]
 
 
 def _choose_runtime(model_type: str, name: str | None) -> str:
@@ -364,70 +345,3 @@ def _choose_runtime(model_type: str, name: str | None) -> str:
             "runtime",
         )
     return installed.name
-
-
-def _find_live(session: Session, name: str, lock: bool = False) -> ServiceRow | None:
-    query = select(ServiceRow).where(ServiceRow.name == name, ServiceRow.deleted_at.is_(None))
-    return session.scalars(query.with_for_update() if lock else query).one_or_none()
-
-
-def _get_live(session: Session, name: str, lock: bool = False) -> ServiceRow:
-    row = _find_live(session, name, lock)
-    if row is None:
-        raise NotFoundError("service", name)
-    return row
-
-
-def _get_changeable(session: Session, name: str) -> ServiceRow:
-    row = _get_live(session, name, lock=True)
-    if row.state == ServiceState.DELETING:
-        raise ConflictError(f"service {name!r} is being deleted")
-    return row
-
-
-def _get_spec(session: Session, row: ServiceRow) -> ServiceSpec:
-    revision = session.get_one(RevisionRow, (row.id, row.revision))
-    return ServiceSpec.model_validate(revision.spec)
-
-
-def _list_observed(session: Session, service_id: int) -> dict[int, ServiceVersionRow]:
-    query = select(ServiceVersionRow).where(ServiceVersionRow.service_id == service_id)
-    return {row.version: row for row in session.scalars(query)}
-
-
-def _record_revision(
-    session: Session, row: ServiceRow, spec: ServiceSpec, *, action: str, actor: str, lineage: Lineage | None
-) -> None:
-    session.add(
-        RevisionRow(
-            service_id=row.id,
-            number=row.revision,
-            spec=spec.model_dump(mode="json"),
-            action=action,
-            lineage=lineage.model_dump() if lineage else None,
-            created_by=actor,
-        )
-    )
-    session.flush()
-    record_event(session, actor, action, f"service:{row.name}", revision=row.revision)
-
-
-def _to_revision(row: RevisionRow) -> Revision:
-    return Revision(
-        number=row.number,
-        spec=ServiceSpec.model_validate(row.spec),
-        action=row.action,
-        created_by=row.created_by,
-        created_at=row.created_at,
-        lineage=Lineage.model_validate(row.lineage) if row.lineage else None,
-    )
-
-
-def _to_service_version(wanted: ServiceVersionSpec, seen: ServiceVersionRow | None) -> ServiceVersion:
-    return ServiceVersion(
-        **wanted.model_dump(exclude={"resources"}),
-        resources=wanted.resources,
-        state=ServiceVersionState(seen.state) if seen else ServiceVersionState.PENDING,
-        ready_instances=seen.ready_instances if seen else 0,
-        reason=seen.reason if seen else None,
-    )
