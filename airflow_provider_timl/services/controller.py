@@ -29,7 +29,7 @@ from airflow_provider_timl.states import ServiceState
 log = logging.getLogger(__name__)
 
 _STEP_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 2.0  # dead instances are restarted by the steps
 _COLLECT_EVERY = timedelta(minutes=10)
 _ACTOR = "controller"
 
@@ -70,10 +70,12 @@ class Controller:
         with self._database.read() as session:
             records = list_service_records(session)
             wanted = self._read_wanted(session, records)
-        if self._apply(wanted, instances, gateway):
-            instances = self._backend.list_instances()
-            gateway = self._backend.get_gateway_status()
-        self._write_reports(records, wanted, instances, gateway)
+        try:
+            if self._apply(wanted, instances, gateway):
+                instances = self._backend.list_instances()
+                gateway = self._backend.get_gateway_status()
+        finally:  # what is, is reported even when nothing can be done about it
+            self._write_reports(records, wanted, instances, gateway)
         self._collect_garbage()
 
     def _read_wanted(self, session: Session, records: list[ServiceRecord]) -> list[WantedService]:
