@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from airflow_provider_timl.entities import InspectionReport, Resources, Signature
 from airflow_provider_timl.exceptions import NotFoundError, TimlError
 
+#: What an engine makes of a request body; only the engine looks inside.
 Request = TypeVar("Request")
 
 
@@ -28,6 +29,9 @@ class Engine(Protocol[Request]):
     """
 
     signature: Signature
+
+    def describe(self) -> dict[str, Any]:
+        """Further fields of the status answer, such as Angel Serving's ``typeMap``."""
 
     def parse(self, verb: str, body: bytes) -> Request:
         """Check a request body completely.
@@ -68,7 +72,7 @@ class RuntimeProgram:
     requires: tuple[str, ...]
     extra: str
     inspect: Callable[[Path], InspectionReport]
-    load: Callable[[Path, Resources], Engine[object]]
+    load: Callable[[Path, Resources], Engine[Any]]
 
     def find_missing(self) -> str | None:
         """The first required module that is not installed, without importing any."""

@@ -1,0 +1,138 @@
+"""The routes of the model server: TensorFlow Serving's REST paths, health, metrics.
+
+Errors are ``{"error": "<sentence>"}``, the form that clients of TensorFlow Serving and Angel Serving read.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import orjson
+
+from airflow_provider_timl.exceptions import InvalidInputError, TimlError
+from airflow_provider_timl.runtimes.batching import EngineQueue
+from airflow_provider_timl.runtimes.contract import Engine
+from airflow_provider_timl.runtimes.http import HttpConnection, HttpRequest, HttpResponse
+from airflow_provider_timl.runtimes.metrics import ServerMetrics
+from airflow_provider_timl.runtimes.server_config import ServerConfig
+
+_MODEL_PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?(?::(\w+)|/(metadata))?")
+_OK = HttpResponse(200, b'{"status":"ok"}')
+
+
+class ModelApplication:
+    """Answers requests with one engine. Lives on the event loop."""
+
+    def __init__(self, config: ServerConfig, engine: Engine[Any]) -> None:
+        self.draining = False
+        self.max_request_bytes = config.max_request_bytes
+        self.connections: set[HttpConnection] = set()
+        self._config = config
+        self._engine = engine
+        self._queue = EngineQueue(engine, config.queue_size, config.request_timeout_seconds)
+        self._metrics = ServerMetrics(lambda: self._queue.depth)
+        self._predict_paths = {f"/v1/models/{name}:predict".encode() for name in config.model_names}
+        self._jobs: dict[HttpConnection, Any] = {}
+
+    def close(self) -> None:
+        self._queue.close()
+
+    def connection_opened(self, connection: HttpConnection) -> None:
+        self.connections.add(connection)
+
+    def connection_closed(self, connection: HttpConnection) -> None:
+        self.connections.discard(connection)
+        job = self._jobs.pop(connection, None)
+        if job is not None:
+            self._queue.cancel(job)
+
+    def build_error(self, status: int, message: str) -> HttpResponse:
+        return HttpResponse(status, orjson.dumps({"error": message}))
+
+    def handle(self, request: HttpRequest, connection: HttpConnection) -> None:
+        if request.target in self._predict_paths and request.method == "POST":
+            self._work(request, connection, "predict")
+            return
+        path = request.target.split(b"?", 1)[0].decode("latin-1")
+        verb = self._find_verb(path)
+        if verb is not None and request.method == "POST":
+            self._work(request, connection, verb)
+        else:
+            connection.respond(request, self._answer(request.method, path))
+
+    def _find_verb(self, path: str) -> str | None:
+        match = _MODEL_PATH.fullmatch(path)
+        return match[3] if match and self._find_problem(match[1], match[2]) is None else None
+
+    def _work(self, request: HttpRequest, connection: HttpConnection, verb: str) -> None:
+        """Parse, queue, and answer when the engine is done."""
+        started = time.perf_counter()
+
+        def deliver(result: bytes | TimlError) -> None:
+            self._jobs.pop(connection, None)
+            response = self._build_failure(result) if isinstance(result, TimlError) else HttpResponse(200, result)
+            self._metrics.count(response.status, rows, time.perf_counter() - started)
+            connection.respond(request, response)
+
+        rows = 0
+        try:
+            parsed = self._engine.parse(verb, request.body)
+            rows = self._engine.count_rows(parsed)
+            self._jobs[connection] = self._queue.submit(parsed, deliver)
+        except TimlError as exc:
+            deliver(exc)
+
+    def _build_failure(self, error: TimlError) -> HttpResponse:
+        headers = ((b"retry-after", b"1"),) if error.retryable else ()
+        field = error.details.get("field") if isinstance(error, InvalidInputError) else None
+        message = f"{field}: {error.message}" if field else error.message
+        return HttpResponse(error.status, orjson.dumps({"error": message}), headers=headers)
+
+    def _answer(self, method: str, path: str) -> HttpResponse:
+        plain = {"/healthz": self._answer_health, "/readyz": self._answer_ready, "/metrics": self._answer_metrics}
+        match = _MODEL_PATH.fullmatch(path)
+        if match is None and path not in plain:
+            return self.build_error(404, f"there is nothing at {path}; predictions are at /v1/models/m:predict")
+        expected = "POST" if match and match[3] else "GET"
+        if method != expected:
+            error = self.build_error(405, f"{path} takes {expected}, not {method}")
+            return HttpResponse(405, error.body, headers=((b"allow", expected.encode()),))
+        if match is None:
+            return plain[path]()
+        problem = self._find_problem(match[1], match[2])
+        if problem is not None:
+            return self.build_error(404, problem)
+        return HttpResponse(200, orjson.dumps(self._build_metadata() if match[4] else self._build_status()))
+
+    def _find_problem(self, name: str, version: str | None) -> str | None:
+        """Why this server does not have that model."""
+        if name not in self._config.model_names:
+            return f"there is no model {name!r} here; this service answers to {', '.join(self._config.model_names)}"
+        if version not in (None, str(self._config.model_version)):
+            return f"there is no version {version!r} here; this is version {self._config.model_version}"
+        return None
+
+    def _answer_health(self) -> HttpResponse:
+        return _OK
+
+    def _answer_ready(self) -> HttpResponse:
+        return self.build_error(503, "draining: no new requests, please") if self.draining else _OK
+
+    def _answer_metrics(self) -> HttpResponse:
+        return HttpResponse(200, self._metrics.render(), b"text/plain; version=0.0.4; charset=utf-8")
+
+    def _build_status(self) -> dict[str, Any]:
+        """TensorFlow Serving's status, Angel Serving's ``typeMap``, and our own signature."""
+        status = {"error_code": "OK", "error_message": ""}
+        version = {"version": str(self._config.model_version), "state": "AVAILABLE", "status": status}
+        return {
+            "model_version_status": [version],
+            **self._engine.describe(),
+            "signature": self._engine.signature.model_dump(mode="json"),
+        }
+
+    def _build_metadata(self) -> dict[str, Any]:
+        spec = {"name": self._config.model_names[0], "version": str(self._config.model_version)}
+        return {"model_spec": spec, "metadata": {"signature": self._engine.signature.model_dump(mode="json")}}

@@ -1,0 +1,99 @@
+"""The model server program: ``python -m airflow_provider_timl.runtimes.server --config FILE.json``.
+
+Started and watched by a backend. It loads one model version, listens only when a prediction would be answered, and on
+SIGTERM serves its connections until they are gone: who sends it requests has taken it off the list by then and lets go.
+Exits with 3 and the reason as last line on stderr when the model cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from airflow_provider_timl.exceptions import TimlError
+from airflow_provider_timl.runtimes.application import ModelApplication
+from airflow_provider_timl.runtimes.contract import Engine, get_runtime
+from airflow_provider_timl.runtimes.http import HttpConnection
+from airflow_provider_timl.runtimes.server_config import ServerConfig
+
+log = logging.getLogger(__name__)
+
+_EXIT_NOT_LOADED = 3
+_BACKLOG = 1024
+#: The engine's thread and the event loop hand the interpreter to each other; 5 ms (the default) would be the latency.
+_SWITCH_INTERVAL_SECONDS = 0.0002
+_DRAIN_STEP_SECONDS = 0.02
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Serve one version of a model.")
+    parser.add_argument("--config", type=Path, required=True, help="JSON file with the fields of ServerConfig")
+    config = ServerConfig.from_json_file(parser.parse_args().config)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    try:
+        engine = get_runtime(config.runtime).load(Path(config.model_path), config.resources)
+    except TimlError as exc:
+        print(f"cannot load the model: {exc}", file=sys.stderr)
+        return _EXIT_NOT_LOADED
+    uvloop.run(serve(config, engine))
+    return 0
+
+
+async def serve(config: ServerConfig, engine: Engine[Any]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    application = ModelApplication(config, engine)
+    server = await _listen(loop, application, config.listen)
+    await stop.wait()
+    log.info("draining %d connection(s)", len(application.connections))
+    await _drain(server, application, config.drain_timeout_seconds)
+    application.close()
+    log.info("stopped")
+
+
+async def _listen(loop: asyncio.AbstractEventLoop, application: ModelApplication, listen: str) -> asyncio.Server:
+    def connect() -> HttpConnection:
+        return HttpConnection(application)
+
+    if not listen.startswith("unix:"):
+        host, _, port = listen.rpartition(":")
+        server = await loop.create_server(connect, host, int(port), backlog=_BACKLOG)
+        host, port = server.sockets[0].getsockname()[:2]
+        print(f"listening on {host}:{port}", flush=True)
+        return server
+    path = listen.removeprefix("unix:")
+    Path(path).unlink(missing_ok=True)  # left by the process before, at the same address
+    former = os.umask(0o177)
+    try:
+        server = await loop.create_unix_server(connect, path, backlog=_BACKLOG)
+    finally:
+        os.umask(former)
+    log.info("listening on %s", path)
+    return server
+
+
+async def _drain(server: asyncio.Server, application: ModelApplication, timeout_seconds: float) -> None:
+    """Go on answering what is connected; every answer now ends its connection."""
+    application.draining = True
+    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    while application.connections and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(_DRAIN_STEP_SECONDS)
+    server.close()
+    for connection in list(application.connections):
+        connection.close_if_idle()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
