@@ -214,7 +214,7 @@ def _find_nan(value: Any, where: str) -> str | None:
 
 def _build_check(field: SignatureField) -> Callable[[Any], Any]:
     """A function that returns the value in the field's type, or raises ``_WrongValueError``."""
-    check = _CHECKS.get(field.dtype, _check_string)
+    check: Callable[[Any], Any] = _CHECKS.get(field.dtype, _check_string)
     if not field.values:
         return check
     allowed: frozenset[Any] = frozenset(field.values)

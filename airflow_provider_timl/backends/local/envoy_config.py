@@ -1,0 +1,340 @@
+"""Envoy's files, rendered from a ``GatewayConfig``: pure functions that return data.
+
+Three files are published: listeners (LDS), routes with hosts, keys and weights (RDS), clusters with endpoints (CDS). Endpoints stand inside static clusters, because Envoy opens an inotify instance for every EDS file. ``validation``
+renders the same as one static bootstrap, which is what ``envoy --mode validate`` can check.
+
+:source: Envoy 1.40, ``envoy.config.*.v3``; measured choices are in docs/adr.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_timl.backends.contract import GatewayConfig, ServiceRoute, VersionRoute
+from airflow_provider_timl.settings import Settings
+
+Json = dict[str, Any]
+
+ROUTES_NAME = "timl"
+STAT_PREFIX = "gw"
+VERSION_HEADER = "x-timl-version"
+SERVED_BY_HEADER = "x-timl-served-by"
+_CLIENT_HEADER = "x-timl-client"
+_TYPE = "type.googleapis.com/envoy."
+_KEY_FILTER = "envoy.filters.http.api_key_auth"
+_MOST_CONNECTIONS = 20_000
+_MOST_UPSTREAM_REQUESTS = 16_384
+_SENTENCES = {
+    401: "the access key is missing or wrong; send it in the header Authorization",
+    403: "not allowed",
+    413: "the request body is larger than {limit} bytes; send fewer instances at a time",
+    429: "too many requests; try again shortly",
+    502: "the model server ended the connection; try again",
+    503: "no instance of this service is ready; try again shortly",
+    504: "the model did not answer within {timeout:g} s",
+}
+_UNKNOWN_HOST = "there is no service at this host; the header Host says which service is meant"
+_UNKNOWN_VERSION = "this service has no such version; see the header X-TIML-Version"
+_NO_TRAFFIC = "no version of this service is ready yet; try again shortly"
+
+
+def build_cluster_name(service: str, version: int) -> str:
+    return f"timl|{service}|v{version}"
+
+
+def compute_digest(config: GatewayConfig) -> str:
+    """Identity of a whole configuration, its keys included."""
+    return hashlib.sha256(json.dumps(dump_config(config)).encode()).hexdigest()[:24]
+
+
+def dump_config(config: GatewayConfig) -> list[Json]:
+    """The configuration as JSON, with keys: only for private files."""
+    return [
+        {
+            **vars(route),
+            "keys": [vars(key) for key in route.keys],
+            "versions": [vars(version) for version in route.versions],
+        }
+        for route in config.routes
+    ]
+
+
+def render_bootstrap(folder: Path, admin_socket: Path) -> Json:
+    """What Envoy starts with: where its files are, and its administration on a private socket."""
+    return {
+        "node": {"id": "timl", "cluster": "timl"},
+        "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
+        "dynamic_resources": {
+            "lds_config": _render_file_source(folder / "lds.json"),
+            "cds_config": _render_file_source(folder / "cds.json"),
+        },
+        "overload_manager": _render_overload_manager(),
+    }
+
+
+def render_listeners(settings: Settings, routes_file: Path) -> Json:
+    source = {"config_source": _render_file_source(routes_file), "route_config_name": ROUTES_NAME}
+    listener = _render_listener(settings, {"rds": source})
+    return _render_discovery([{"@type": _TYPE + "config.listener.v3.Listener", **listener}])
+
+
+def render_routes(settings: Settings, config: GatewayConfig) -> Json:
+    resource = {"@type": _TYPE + "config.route.v3.RouteConfiguration", **_render_route_configuration(settings, config)}
+    return _render_discovery([resource], compute_digest(config))
+
+
+def render_clusters(addresses: Mapping[str, tuple[str, ...]]) -> Json:
+    """:param addresses: endpoints by cluster name."""
+    return _render_discovery(
+        [
+            {"@type": _TYPE + "config.cluster.v3.Cluster", **_render_cluster(name, endpoints)}
+            for name, endpoints in sorted(addresses.items())
+        ]
+    )
+
+
+def render_validation(settings: Settings, config: GatewayConfig) -> Json:
+    """All in one static bootstrap, with every route's cluster checked to exist."""
+    routes = {**_render_route_configuration(settings, config), "validate_clusters": True}
+    return {
+        "static_resources": {
+            "listeners": [_render_listener(settings, {"route_config": routes})],
+            "clusters": [_render_cluster(name, endpoints) for name, endpoints in list_clusters(config).items()],
+        },
+        "overload_manager": _render_overload_manager(),
+    }
+
+
+def list_clusters(config: GatewayConfig) -> dict[str, tuple[str, ...]]:
+    """Endpoints by cluster name."""
+    return {
+        build_cluster_name(route.service, version.version): version.addresses
+        for route in config.routes
+        for version in route.versions
+    }
+
+
+def _render_discovery(resources: list[Json], version: str | None = None) -> Json:
+    if version is None:
+        version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:24]
+    return {"version_info": version, "resources": resources}
+
+
+def _render_file_source(path: Path) -> Json:
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+
+
+def _render_overload_manager() -> Json:
+    limit = {
+        "@type": _TYPE + "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        "max_active_downstream_connections": _MOST_CONNECTIONS,
+    }
+    name = "envoy.resource_monitors.global_downstream_max_connections"
+    return {"resource_monitors": [{"name": name, "typed_config": limit}]}
+
+
+def _render_listener(settings: Settings, routes: Json) -> Json:
+    manager = {
+        "@type": _TYPE + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": STAT_PREFIX,
+        **routes,
+        "strip_any_host_port": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "use_remote_address": True,
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "none"},
+        "early_header_mutation_extensions": [_render_header_removal()],
+        "local_reply_config": _render_error_bodies(settings),
+        "http_filters": [
+            {"name": _KEY_FILTER, "typed_config": {"@type": _TYPE + _key_auth("ApiKeyAuth"), **_render_key_source()}},
+            {
+                "name": "envoy.filters.http.body_size_limit",
+                "typed_config": {
+                    "@type": _TYPE + "extensions.filters.http.body_size_limit.v3.BodySizeLimit",
+                    "max_request_bytes": settings.max_request_bytes,
+                },
+            },
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": _TYPE + "extensions.filters.http.router.v3.Router"},
+            },
+        ],
+    }
+    address = {"socket_address": {"address": settings.gateway_host, "port_value": settings.gateway_port}}
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    return {"name": "gateway", "address": address, "filter_chains": [{"filters": filters}]}
+
+
+def _key_auth(message: str) -> str:
+    return f"extensions.filters.http.api_key_auth.v3.{message}"
+
+
+def _render_key_source() -> Json:
+    return {"key_sources": [{"header": "Authorization"}]}
+
+
+def _render_header_removal() -> Json:
+    """Callers may not claim to be a client that a key stands for."""
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": _TYPE + "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": [{"remove": _CLIENT_HEADER}],
+        },
+    }
+
+
+def _render_error_bodies(settings: Settings) -> Json:
+    """Envoy's own answers as ``{"error": sentence}``; answers of model servers pass as they are."""
+    values = {"limit": settings.max_request_bytes, "timeout": settings.request_timeout_seconds}
+    return {
+        "mappers": [
+            {
+                "filter": {
+                    "status_code_filter": {
+                        "comparison": {"op": "EQ", "value": {"default_value": status, "runtime_key": f"timl_{status}"}}
+                    }
+                },
+                "body_format_override": {"json_format": {"error": sentence.format(**values)}},
+            }
+            for status, sentence in _SENTENCES.items()
+        ],
+        "body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
+    }
+
+
+def _render_route_configuration(settings: Settings, config: GatewayConfig) -> Json:
+    hosts = [_render_virtual_host(settings, route) for route in config.routes]
+    return {"name": ROUTES_NAME, "virtual_hosts": [*hosts, _render_unknown_host()]}
+
+
+def _render_virtual_host(settings: Settings, route: ServiceRoute) -> Json:
+    pins = [_render_pin(settings, route.service, version) for version in route.versions]
+    return {
+        "name": route.host,
+        "domains": [route.host],
+        "typed_per_filter_config": {
+            _KEY_FILTER: {
+                "@type": _TYPE + _key_auth("ApiKeyAuthPerRoute"),
+                "credentials": [{"key": key.secret, "client": key.client} for key in route.keys],
+                # must be repeated here: a virtual host that overrides the filter loses what the filter says
+                "forwarding": {"header": _CLIENT_HEADER, "hide_credentials": True},
+            }
+        },
+        "routes": [*pins, _render_unknown_version(), _render_split(settings, route)],
+    }
+
+
+def _render_pin(settings: Settings, service: str, version: VersionRoute) -> Json:
+    header = {"name": VERSION_HEADER, "string_match": {"exact": str(version.version)}}
+    clusters = [_render_weighted_cluster(service, version, weight=1)]
+    return {"match": {"prefix": "/", "headers": [header]}, "route": _render_action(settings, clusters)}
+
+
+def _render_unknown_version() -> Json:
+    match = {"prefix": "/", "headers": [{"name": VERSION_HEADER, "present_match": True}]}
+    return {"match": match, "direct_response": {"status": 404, "body": {"inline_string": _UNKNOWN_VERSION}}}
+
+
+def _render_split(settings: Settings, route: ServiceRoute) -> Json:
+    serving = [version for version in route.versions if version.weight]
+    if not serving:
+        return {
+            "match": {"prefix": "/"},
+            "direct_response": {"status": 503, "body": {"inline_string": _NO_TRAFFIC}},
+        }
+    clusters = [_render_weighted_cluster(route.service, version, version.weight) for version in serving]
+    return {"match": {"prefix": "/"}, "route": _render_action(settings, clusters)}
+
+
+def _render_weighted_cluster(service: str, version: VersionRoute, weight: int) -> Json:
+    served_by = {"key": SERVED_BY_HEADER, "value": f"{service}/v{version.version}"}
+    return {
+        "name": build_cluster_name(service, version.version),
+        "weight": weight,
+        "response_headers_to_add": [{"header": served_by, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+    }
+
+
+def _render_action(settings: Settings, clusters: list[Json]) -> Json:
+    """Predictions have no side effects, so a request that was cut off may be sent to another instance."""
+    return {
+        "weighted_clusters": {"clusters": clusters},
+        "timeout": f"{settings.request_timeout_seconds}s",
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset",
+            "num_retries": 3,
+            "host_selection_retry_max_attempts": 3,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {"@type": _TYPE + "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+                }
+            ],
+        },
+    }
+
+
+def _render_unknown_host() -> Json:
+    """Without keys of its own the filter would say 401; it is disabled, so that the answer is 404."""
+    disabled = {
+        "@type": _TYPE + "config.route.v3.FilterConfig",
+        "disabled": True,
+        "config": {},
+    }
+    response = {"status": 404, "body": {"inline_string": _UNKNOWN_HOST}}
+    return {
+        "name": "unknown",
+        "domains": ["*"],
+        "typed_per_filter_config": {_KEY_FILTER: disabled},
+        "routes": [{"match": {"prefix": "/"}, "direct_response": response}],
+    }
+
+
+def _render_cluster(name: str, addresses: tuple[str, ...]) -> Json:
+    endpoints = [{"endpoint": {"address": _render_address(address)}} for address in addresses]
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "0.5s",
+        "lb_policy": "LEAST_REQUEST",
+        # without it a removed but healthy instance keeps getting requests
+        "ignore_health_on_host_removal": True,
+        # never send requests to instances that are known to be down
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+        "health_checks": [
+            {
+                "timeout": "1s",
+                "interval": "0.5s",
+                "no_traffic_interval": "0.5s",
+                "unhealthy_interval": "0.25s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/readyz", "host": "timl"},
+            }
+        ],
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": _MOST_UPSTREAM_REQUESTS,
+                    "max_pending_requests": _MOST_UPSTREAM_REQUESTS,
+                    "max_requests": _MOST_UPSTREAM_REQUESTS,
+                    "max_retries": 256,
+                }
+            ]
+        },
+    }
+
+
+def _render_address(address: str) -> Json:
+    if address.startswith("unix:"):
+        return {"pipe": {"path": address.removeprefix("unix:")}}
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host, "port_value": int(port)}}

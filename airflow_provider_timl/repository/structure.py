@@ -1,0 +1,147 @@
+"""Which files make a model of each type, and the folder they stand in. Parses only what is small and bounded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_timl.exceptions import InvalidInputError, InvalidModelError
+
+_MOST_GRAPH_BYTES = 16 * 1024 * 1024
+_MOST_META_BYTES = 64 * 1024 * 1024
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.@=+-]+")
+_SAVED_MODEL = "saved_model.pb"
+_WIRE_VARINT, _WIRE_64, _WIRE_BYTES, _WIRE_32 = 0, 1, 2, 5
+_META_GRAPHS_FIELD = 2
+
+
+def find_model_root(folder: Path) -> Path:
+    """The folder that holds the model: ``folder``, or the one numbered folder in it (``<base>/<version>/…``)."""
+    entries = list(folder.iterdir())
+    if len(entries) == 1 and entries[0].is_dir() and entries[0].name.isdecimal():
+        return entries[0]
+    return folder
+
+
+def check_structure(folder: Path, model_type: str) -> dict[str, str]:
+    """Recognise a model of this type; what was found out about its framework.
+
+    :raises InvalidModelError: it is not one, with the reason.
+    :raises InvalidInputError: there is no such model type.
+    """
+    check = _CHECKS.get(model_type)
+    if check is None:
+        raise InvalidInputError(f"unknown model type {model_type!r}; there are {', '.join(_CHECKS)}", "model_type")
+    return check(folder)
+
+
+def _check_pmml(folder: Path) -> dict[str, str]:
+    found = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in {".pmml", ".xml"})
+    if len(found) != 1:
+        raise InvalidModelError(f"a PMML model is exactly one .pmml or .xml file; found {', '.join(found) or 'none'}")
+    return {}
+
+
+def _check_tensorflow(folder: Path) -> dict[str, str]:
+    path = folder / _SAVED_MODEL
+    if not path.is_file():
+        raise InvalidModelError(f"a SavedModel has the file {_SAVED_MODEL!r}; it is not there")
+    fields = {number for number, _ in _iterate_fields(path.read_bytes())}
+    if _META_GRAPHS_FIELD not in fields:
+        raise InvalidModelError(f"{_SAVED_MODEL} holds no graph; is it a SavedModel?")
+    variables = folder / "variables"
+    if variables.is_dir() and any(variables.iterdir()) and not (variables / "variables.index").is_file():
+        raise InvalidModelError("the folder 'variables' lacks its file 'variables.index'")
+    return {"tensorflow": "SavedModel"}
+
+
+def _iterate_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Top-level fields of a protocol buffer: enough to know that the bytes are one."""
+    position = 0
+    while position < len(message):
+        tag, position = _read_varint(message, position)
+        wire_type, start = tag & 7, position
+        if wire_type == _WIRE_BYTES:
+            length, start = _read_varint(message, position)
+            position = start + length
+        elif wire_type == _WIRE_VARINT:
+            _, position = _read_varint(message, position)
+        elif wire_type in {_WIRE_64, _WIRE_32}:
+            position += 8 if wire_type == _WIRE_64 else 4
+        else:
+            raise InvalidModelError(f"{_SAVED_MODEL} is not a protocol buffer")
+        if position > len(message):
+            raise InvalidModelError(f"{_SAVED_MODEL} is cut off")
+        yield tag >> 3, message[start:position]
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise InvalidModelError(f"{_SAVED_MODEL} is cut off")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise InvalidModelError(f"{_SAVED_MODEL} is not a protocol buffer")
+
+
+def _check_angel(folder: Path) -> dict[str, str]:
+    graph = folder / "graph.json"
+    if not graph.is_file():
+        raise InvalidModelError("an Angel model has the file 'graph.json'; it is not there")
+    if graph.stat().st_size > _MOST_GRAPH_BYTES:
+        raise InvalidModelError("graph.json is larger than 16 MiB")
+    content = _load_object(graph.read_bytes(), "graph.json")
+    if not isinstance(content.get("layers"), (list, dict)) or not content["layers"]:
+        raise InvalidModelError("graph.json has no layers")
+    matrices = [path for path in sorted(folder.iterdir()) if path.is_dir() and (path / "meta").exists()]
+    if not matrices:
+        raise InvalidModelError("there is no matrix: no folder with a file 'meta'")
+    for matrix in matrices:
+        _check_matrix(matrix)
+    return {"angel": "graph.json"}
+
+
+def _check_matrix(matrix: Path) -> None:
+    """The meta file's length prefix is true, and the partition files it names are plain names that exist."""
+    where = f"{matrix.name}/meta"
+    size = (matrix / "meta").stat().st_size
+    if size > _MOST_META_BYTES:
+        raise InvalidModelError(f"{where} is larger than 64 MiB")
+    content = (matrix / "meta").read_bytes()
+    length = int.from_bytes(content[:4], "big", signed=True)
+    if size < 4 or not 2 <= length <= size - 4:
+        raise InvalidModelError(f"{where} is cut off: {size} bytes, of which {length} are announced")
+    partitions = _load_object(content[4 : 4 + length], where).get("partMetas")
+    if not isinstance(partitions, dict) or not partitions:
+        raise InvalidModelError(f"{where} names no partitions")
+    for partition in partitions.values():
+        name = str(partition.get("fileName")) if isinstance(partition, dict) else ""
+        if not _PLAIN_NAME.fullmatch(name) or name in {".", "..", "meta"}:
+            raise InvalidModelError(f"{where} names the file {name[:80]!r}, which is no plain name")
+        if not (matrix / name).is_file():
+            raise InvalidModelError(f"{where} names the file {name!r}, which is not there")
+
+
+def _load_object(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidModelError(f"{where} is not valid JSON: {str(exc)[:200]}") from exc
+    if not isinstance(value, dict):
+        raise InvalidModelError(f"{where} is not a JSON object")
+    return value
+
+
+_CHECKS: dict[str, Callable[[Path], dict[str, str]]] = {
+    "pmml": _check_pmml,
+    "tensorflow": _check_tensorflow,
+    "angel": _check_angel,
+}
+MODEL_TYPES = tuple(_CHECKS)
