@@ -1,3 +1,5 @@
 """Model repository, model services and batch prediction for Apache Airflow."""
 
-__version__ = "0.1.0"
+from airflow_provider_timl.provider_info import VERSION
+
+__version__ = VERSION

@@ -10,6 +10,7 @@ same call can help. Nothing here imports Airflow; the edges (API, operators, CLI
     │   ├── InvalidModelError            422  the model's files were refused by inspection
     │   └── TooLargeError                413
     ├── UnauthorizedError                401
+    ├── ForbiddenError                   403
     ├── NotFoundError                    404
     ├── ConflictError                    409  the state forbids it now
     ├── QueueFullError                   429  retry
@@ -74,6 +75,13 @@ class UnauthorizedError(TimlError):
 
     status = 401
     reason = "unauthorized"
+
+
+class ForbiddenError(TimlError):
+    """Logged in, but not allowed."""
+
+    status = 403
+    reason = "forbidden"
 
 
 class NotFoundError(TimlError):

@@ -330,7 +330,7 @@ class ModelRepository:
 def _check_type(model: ModelRow | None, model_type: str) -> None:
     if model is not None and model.model_type != model_type:
         raise InvalidInputError(
-            f"model {model.name!r} is of type {model.model_type!r}; a version of type {model_type!r} needs another model",
+            f"model {model.name!r} is of type {model.model_type!r}; type {model_type!r} needs another model",
             field="model_type",
         )
 

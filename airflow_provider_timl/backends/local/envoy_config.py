@@ -1,7 +1,8 @@
 """Envoy's files, rendered from a ``GatewayConfig``: pure functions that return data.
 
-Three files are published: listeners (LDS), routes with hosts, keys and weights (RDS), clusters with endpoints (CDS). Endpoints stand inside static clusters, because Envoy opens an inotify instance for every EDS file. ``validation``
-renders the same as one static bootstrap, which is what ``envoy --mode validate`` can check.
+Three files are published: listeners (LDS), routes with hosts, keys and weights (RDS), clusters with endpoints (CDS).
+Endpoints stand inside static clusters, because Envoy opens an inotify instance for every EDS file.
+``render_validation`` gives the same as one static bootstrap, which is what ``envoy --mode validate`` can check.
 
 :source: Envoy 1.40, ``envoy.config.*.v3``; measured choices are in docs/adr.
 """

@@ -159,7 +159,10 @@ class LocalGateway:
         path = self._folder / "validate.json"
         self._write(path, envoy_config.render_validation(self._settings, config))
         command = [str(find_envoy()), "--mode", "validate", "--disable-hot-restart", "-l", "error", "-c", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ACK_SECONDS)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ACK_SECONDS)
+        finally:
+            path.unlink()
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
             raise InvalidInputError(f"the gateway would refuse the configuration: {reason}", field="gateway")
