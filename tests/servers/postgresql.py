@@ -1,4 +1,4 @@
-"""A private PostgreSQL cluster: one server on a Unix socket, started and stopped by whoever makes a ``PostgresqlServer``.
+"""A private PostgreSQL cluster: one server on a Unix socket, started and stopped by who makes a ``PostgresqlServer``.
 
 PostgreSQL refuses to run as root; root lends it the user ``postgres`` that Debian's package makes.
 """

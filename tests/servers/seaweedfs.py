@@ -1,4 +1,4 @@
-"""SeaweedFS's S3 server, standing for COS: one process on loopback, started and stopped by whoever makes an ``ObjectStorage``."""
+"""SeaweedFS's S3 server, standing for COS: one process on loopback, started and stopped by who makes it."""
 
 from __future__ import annotations
 
