@@ -138,3 +138,13 @@ class ExternalSystemError(TimlError):
     status = 502
     reason = "external_system"
     retryable = True
+
+
+def find_class(reason: str) -> type[TimlError] | None:
+    """The class with that ``reason``, for clients that read errors off the wire."""
+    kinds: list[type[TimlError]] = [TimlError]
+    for kind in kinds:
+        if kind.reason == reason:
+            return kind
+        kinds.extend(kind.__subclasses__())
+    return None

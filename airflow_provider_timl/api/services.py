@@ -48,6 +48,14 @@ def get_service(service: ServicePath, context: Context) -> Service:
     return context.registry.get_service(service)
 
 
+@router.get("/services/{service}/sync", dependencies=[READ])
+async def wait_until_in_sync(service: ServicePath, context: Context, wait: Wait = 0) -> Service:
+    """The service, once the gateway serves exactly what is wanted; 504 with the actual state when not in time."""
+    return await wait_for_service(
+        context.registry, await run_in_threadpool(context.registry.get_service, service), wait
+    )
+
+
 @router.delete("/services/{service}", dependencies=WRITE)
 async def delete_service(service: ServicePath, actor: Actor, context: Context, wait: Wait = 0) -> Service:
     """Stop serving; the history stays."""

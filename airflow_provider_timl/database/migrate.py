@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from alembic import command
@@ -21,6 +22,7 @@ def upgrade_database(url: str) -> None:
     database_file = make_url(url).database
     if url.startswith("sqlite") and database_file and database_file != ":memory:":
         Path(database_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(database_file, os.O_CREAT, 0o600))  # SQLite would make it readable for everybody
     database = Database(url)
     try:
         with database.engine.execution_options(timl_write=True).begin() as connection:
