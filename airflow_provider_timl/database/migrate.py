@@ -19,9 +19,9 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 def upgrade_database(url: str) -> None:
     """Bring the database at ``url`` to the newest migration; creates an SQLite file and its folder. Idempotent."""
-    database_file = make_url(url).database
-    if url.startswith("sqlite") and database_file and database_file != ":memory:":
-        Path(database_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database_file = _find_sqlite_file(url)
+    if database_file is not None:
+        database_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(database_file, os.O_CREAT, 0o600))  # SQLite would make it readable for everybody
     database = Database(url)
     try:
@@ -35,6 +35,9 @@ def upgrade_database(url: str) -> None:
 
 def find_missing_migrations(url: str) -> bool:
     """Whether the database is not at the newest migration (or was never created)."""
+    database_file = _find_sqlite_file(url)
+    if database_file is not None and not database_file.exists():
+        return True
     database = Database(url)
     try:
         with database.engine.connect() as connection:
@@ -50,3 +53,8 @@ def _build_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     return config
+
+
+def _find_sqlite_file(url: str) -> Path | None:
+    parsed = make_url(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
