@@ -74,6 +74,7 @@ def ensure_environment(extras: Sequence[str]) -> None:
         return
     wanted = sorted({*extras, *present.get(basis, set())})
     STAMP.unlink(missing_ok=True)
+    get_log().unlink(missing_ok=True)
     install(wanted)
     STAMP.write_text(json.dumps({basis: wanted}))
 
@@ -94,12 +95,12 @@ def read_installed_extras() -> dict[str, set[str]]:
 
 def is_working(python: Path) -> bool:
     """Whether it runs and can install: a moved folder or an upgraded Python leaves an environment that does not."""
-    command = [python, "-m", "pip", "--version"]
+    command = [str(python), "-m", "pip", "--version"]
     return python.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def make_environment() -> None:
-    command = [sys.executable, "-m", "venv", "--clear", ENVIRONMENT]
+    command = [sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"

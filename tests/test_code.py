@@ -15,7 +15,7 @@ CHECKS = {
     "rules": ["ruff", "check"],
     "format": ["ruff", "format", "--check"],
     "types": ["mypy"],
-    "types of demo, dags and scripts": ["mypy", "demo", "dags", "script"],
+    "types of demo and scripts": ["mypy", "demo", "script"],
     "imports": ["lint-imports"],
 }
 

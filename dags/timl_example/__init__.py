@@ -1,0 +1,1 @@
+"""What the example DAGs call: training, and writing the trained model as PMML."""
