@@ -26,7 +26,10 @@ class CosPath:
 
 def parse_cos_path(path: str, field: str = "cos_path") -> CosPath:
     """:raises InvalidInputError: it is none of the forms; names ``field``."""
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+    except ValueError as exc:
+        raise InvalidInputError(f"{path!r} is not a COS path: {exc}; write {_FORMS}", field=field) from exc
     if parts.query or parts.fragment or parts.username or parts.password:
         raise InvalidInputError("signed or parametrised addresses are not accepted; use a connection", field=field)
     if parts.scheme in {"cos", "s3"} and parts.netloc:

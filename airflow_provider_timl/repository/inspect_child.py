@@ -1,6 +1,8 @@
-"""The process that inspects one model: sets its own limits, parses, writes its answer as JSON, ends.
+"""The process that inspects one model: sets its own limits, parses, writes its answer as JSON to stdout, ends.
 
-Usage: ``inspect_child MODEL_TYPE FOLDER ANSWER_FILE LIMITS``, with LIMITS a JSON list of (resource, bytes or seconds).
+Usage: ``inspect_child MODEL_TYPE FOLDER LIMITS``, with LIMITS a JSON list of (resource, soft, hard). The answer has one
+key: ``report``; ``refused`` and ``field``; or ``unavailable`` when what the inspection needs is not installed. Whatever
+libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -13,28 +15,43 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_timl.entities import InspectionReport
-from airflow_provider_timl.exceptions import InvalidInputError, NotFoundError
+from airflow_provider_timl.exceptions import ExternalSystemError, InvalidInputError, NotFoundError
 from airflow_provider_timl.repository.structure import check_structure, find_model_root
 from airflow_provider_timl.runtimes.contract import get_runtime
 
+#: The status with which a JVM ends that ran out of memory; used for Python, too.
+OUT_OF_MEMORY_STATUS = 3
+
 
 def main() -> None:
-    model_type, folder, answer, limits = sys.argv[1:]
-    for number, limit in json.loads(limits):
-        resource.setrlimit(number, (limit, limit))
+    model_type, folder, limits = sys.argv[1:]
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for number, soft, hard in json.loads(limits):
+        _set_limit(number, soft, hard)
     try:
-        content: dict[str, Any] = {"report": inspect_folder(Path(folder), model_type).model_dump(mode="json")}
-    except InvalidInputError as exc:
-        content = {"refused": exc.message, "field": exc.details.get("field")}
-    Path(answer).write_text(json.dumps(content))
-    sys.stdout.flush()
+        content = json.dumps(answer_for(Path(folder), model_type))
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY_STATUS)
+    with open(answer, "w") as sink:
+        sink.write(content)
     os._exit(0)  # a JVM may take its time to end, and nothing is left to do
+
+
+def answer_for(folder: Path, model_type: str) -> dict[str, Any]:
+    try:
+        return {"report": inspect_folder(folder, model_type).model_dump(mode="json")}
+    except InvalidInputError as exc:
+        return {"refused": exc.message, "field": exc.details.get("field")}
+    except ExternalSystemError as exc:
+        return {"unavailable": exc.message}
 
 
 def inspect_folder(folder: Path, model_type: str) -> InspectionReport:
     """By the type's runtime where there is one, else by structure alone.
 
     :raises InvalidModelError: refused.
+    :raises ExternalSystemError: the runtime is known, but what it needs is not installed here.
     """
     root = find_model_root(folder)
     framework = check_structure(root, model_type)
@@ -42,7 +59,21 @@ def inspect_folder(folder: Path, model_type: str) -> InspectionReport:
         program = get_runtime(model_type)
     except NotFoundError:
         return InspectionReport(model_type=model_type, checks=["structure"], framework=framework)
+    missing = program.find_missing()
+    if missing is not None:
+        raise ExternalSystemError(
+            f"models of type {model_type!r} cannot be inspected here: the package {missing!r} is not installed; "
+            f"install airflow-provider-timl[{program.extra}] where the API server runs"
+        )
     return program.inspect(root)
+
+
+def _set_limit(number: int, soft: int, hard: int) -> None:
+    """No higher than the limit that is in force already."""
+    _, present = resource.getrlimit(number)
+    if present != resource.RLIM_INFINITY:
+        soft, hard = min(soft, present), min(hard, present)
+    resource.setrlimit(number, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -17,18 +17,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from airflow_provider_timl.artifacts import (
-    ArtifactStore,
-    check_relative_path,
-    compute_artifact_digest,
-    fetch_artifact,
-    put_folder,
-    verify_artifact,
-)
+from airflow_provider_timl.artifacts import ArtifactStore, compute_artifact_digest, fetch_artifact, put_folder
 from airflow_provider_timl.cos_paths import parse_cos_path
 from airflow_provider_timl.database.sessions import Database, record_event
 from airflow_provider_timl.database.tables import AliasRow, ModelRow, ModelVersionRow, UploadRow
@@ -41,12 +34,19 @@ from airflow_provider_timl.entities import (
     ModelVersion,
     Upload,
 )
-from airflow_provider_timl.exceptions import ConflictError, InvalidInputError, NotFoundError
-from airflow_provider_timl.repository import rows
+from airflow_provider_timl.exceptions import (
+    ConflictError,
+    ExternalSystemError,
+    InvalidInputError,
+    NotFoundError,
+    TimlError,
+)
+from airflow_provider_timl.repository import checks, rows
 from airflow_provider_timl.repository.imports import download_model
-from airflow_provider_timl.repository.structure import MODEL_TYPES
 from airflow_provider_timl.settings import Settings
 from airflow_provider_timl.states import ModelSource
+
+log = logging.getLogger(__name__)
 
 Inspect = Callable[[Path, str], InspectionReport]
 FindUsers = Callable[[Session, str, int], list[str]]
@@ -71,13 +71,12 @@ class ModelRepository:
 
         :raises InvalidInputError: unknown type, or another one than the model has.
         """
-        if model_type not in MODEL_TYPES:
-            message = f"unknown model type {model_type!r}; there are {', '.join(MODEL_TYPES)}"
-            raise InvalidInputError(message, field="model_type")
+        checks.check_model_name(model_name)
+        checks.check_type_name(model_type)
         upload_id = uuid4().hex
         uri = f"{self._settings.artifact_store.rstrip('/')}/models/{model_name}/{upload_id}"
         with self._database.write() as session:
-            _check_type(session.get(ModelRow, model_name), model_type)
+            checks.check_type_of(session.get(ModelRow, model_name), model_type)
             session.add(UploadRow(id=upload_id, model=model_name, uri=uri, created_by=actor))
         return Upload(id=upload_id, uri=uri, conn_id=self._settings.artifact_conn_id)
 
@@ -99,26 +98,29 @@ class ModelRepository:
         """Verify and inspect what was uploaded, and make it the next version. Idempotent: a repeated commit of the same
         upload, or of the same content by the same task instance, answers the version that is there.
 
+        Blocking: reads every byte, and inspects for about a second (longer while others are inspected).
+
         :raises InvalidInputError: files are not what their digests say.
         :raises InvalidModelError: inspection refused the model; there is no version.
+        :raises NotFoundError: no such upload, or it was collected because it was not committed in time.
         """
-        for file in files:
-            check_relative_path(file.path)
-        _check_metrics(metrics or {})
+        checks.check_type_name(model_type)
+        checks.check_files(files, self._settings.max_model_bytes)
+        checks.check_metrics(metrics or {})
+        checks.check_aliases(aliases)
         digest = compute_artifact_digest(files)
         key = _build_idempotency_key(upload_id, lineage, digest)
-        upload = self._find_upload(upload_id, model_name)
+        uri = self._find_upload_uri(upload_id, model_name)
         existing = self._find_by_key(model_name, key)
         if existing is not None:
-            self._discard(upload)
-            return existing
-        if upload is None:
+            return self._answer_existing(existing, uri)
+        if uri is None:
             raise NotFoundError("upload", f"{upload_id} of model {model_name}")
-        report = self._inspect_upload(upload.uri, model_type, files)
+        report = self._inspect_upload(uri, model_type, files)
         row = ModelVersionRow(
             model=model_name,
             model_type=model_type,
-            uri=upload.uri,
+            uri=uri,
             digest=digest,
             files=[file.model_dump() for file in files],
             inspection=report.model_dump(mode="json"),
@@ -131,13 +133,14 @@ class ModelRepository:
             created_by=actor,
         )
         try:
-            return self._insert_version(row, upload_id, aliases)
-        except IntegrityError:
+            with self._database.write() as session:
+                rows.insert_version(session, row, upload_id, aliases)
+                return rows.to_model_version(row, rows.list_aliases(session, model_name))
+        except IntegrityError:  # the same commit was made by someone faster
             existing = self._find_by_key(model_name, key)
             if existing is None:
                 raise
-            self._discard(upload)  # the same commit was made by someone faster
-            return existing
+            return self._answer_existing(existing, uri)
 
     def import_model(
         self,
@@ -152,28 +155,36 @@ class ModelRepository:
         aliases: Sequence[str] = (),
         lineage: Lineage | None = None,
     ) -> ModelVersion:
-        """Copy a model from COS, unpack it, and make it the next version of a model.
+        """Copy a model from COS, unpack it, and make it the next version of a model. Idempotent like a commit.
 
         :param source_uri: a file, a prefix, or an archive (``.zip``, ``.tar.gz``); see ``cos_paths``.
+        :raises NotFoundError: nothing is at ``source_uri``.
+        :raises ExternalSystemError: COS refused or did not answer; says what to check.
         """
         path = parse_cos_path(source_uri)
+        checks.check_metrics(metrics or {})
+        checks.check_aliases(aliases)
         upload = self.begin_upload(model_name=model_name, model_type=model_type, actor=actor)
-        with tempfile.TemporaryDirectory(prefix="timl-import-") as folder:
-            model_folder = download_model(s3_client, path, Path(folder), self._settings.max_model_bytes)
-            files = put_folder(self._store, upload.uri, model_folder)
-        return self.commit_upload(
-            upload_id=upload.id,
-            model_name=model_name,
-            model_type=model_type,
-            files=files,
-            actor=actor,
-            metrics=metrics,
-            tags=tags,
-            aliases=aliases,
-            lineage=lineage,
-            source=ModelSource.IMPORTED,
-            source_uri=str(path),
-        )
+        try:
+            with tempfile.TemporaryDirectory(prefix="timl-import-") as folder:
+                model_folder = download_model(s3_client, path, Path(folder), self._settings)
+                files = put_folder(self._store, upload.uri, model_folder)
+            return self.commit_upload(
+                upload_id=upload.id,
+                model_name=model_name,
+                model_type=model_type,
+                files=files,
+                actor=actor,
+                metrics=metrics,
+                tags=tags,
+                aliases=aliases,
+                lineage=lineage,
+                source=ModelSource.IMPORTED,
+                source_uri=str(path),
+            )
+        except TimlError:
+            self._discard(upload.uri)  # nobody else knows of it
+            raise
 
     def get_model(self, name: str) -> ModelDetail:
         with self._database.read() as session:
@@ -183,12 +194,12 @@ class ModelRepository:
         """Models by name, and how many there are."""
         with self._database.read() as session:
             query = select(ModelRow).order_by(ModelRow.name).limit(limit).offset(offset)
-            models = [rows.to_model(session, row) for row in session.scalars(query)]
+            models = rows.to_models(session, session.scalars(query).all())
             return models, session.scalar(select(func.count()).select_from(ModelRow)) or 0
 
     def get_version(self, *, name: str, version: int) -> ModelVersion:
         with self._database.read() as session:
-            return rows.to_model_version(session, rows.get_version_row(session, name, version))
+            return _answer(session, rows.get_version_row(session, name, version))
 
     def resolve_version(self, *, name: str, version: int | None = None, alias: str | None = None) -> ModelVersion:
         """The version of that number, or that the alias points to, or else the latest.
@@ -203,10 +214,11 @@ class ModelRepository:
                 version = rows.list_aliases(session, name).get(alias)
                 if version is None:
                     raise NotFoundError("alias", f"{alias} of model {name}")
-            version = version or rows.find_latest_version(session, name)
-            if version is None:
-                raise NotFoundError("version", f"of model {name}")
-            return rows.to_model_version(session, rows.get_version_row(session, name, version))
+            elif version is None:
+                version = rows.find_latest_version(session, name)
+                if version is None:
+                    raise NotFoundError("version", f"of model {name}")
+            return _answer(session, rows.get_version_row(session, name, version))
 
     def update_version(
         self,
@@ -218,44 +230,49 @@ class ModelRepository:
         metrics: Mapping[str, float] | None = None,
     ) -> ModelVersion:
         """Replace the tags or the metrics; ``None`` leaves them."""
-        _check_metrics(metrics or {})
+        checks.check_metrics(metrics or {})
         with self._database.write() as session:
             row = rows.get_version_row(session, name, version)
             row.tags = dict(tags) if tags is not None else row.tags
             row.metrics = dict(metrics) if metrics is not None else row.metrics
             record_event(session, actor, "update_version", f"model:{name}", version=version)
-            return rows.to_model_version(session, row)
+            return _answer(session, row)
 
     def delete_version(self, *, name: str, version: int, actor: str) -> None:
-        """:raises ConflictError: a service or an alias uses it; says which."""
+        """Delete a version and its files; its number is not used again.
+
+        :raises ConflictError: a service or an alias uses it; says which.
+        """
         with self._database.write() as session:
+            rows.get_model_row(session, name, lock=True)
             row = rows.get_version_row(session, name, version)
             users = self._find_users(session, name, version)
             if users:
                 raise ConflictError(f"version {version} of {name!r} is used by service(s) {', '.join(users)}")
-            aliases = rows.to_model_version(session, row).aliases
+            aliases = _answer(session, row).aliases
             if aliases:
                 raise ConflictError(
                     f"alias(es) {', '.join(aliases)} of {name!r} point to version {version}; move or delete them first"
                 )
             uri = row.uri
-            # back among the uploads: should we be killed before the files are gone, they are collected from there
-            session.add(UploadRow(id=uuid4().hex, model=name, uri=uri, created_by=actor))
-            session.delete(row)
+            rows.turn_into_upload(session, row, actor)
             record_event(session, actor, "delete_version", f"model:{name}", version=version)
-        self._delete_files(uri)
+        self._discard(uri)
 
     def set_alias(self, *, name: str, alias: str, version: int, actor: str) -> ModelVersion:
+        """Point an alias to a version; moves it when it exists."""
+        checks.check_aliases([alias])
         with self._database.write() as session:
+            rows.get_model_row(session, name, lock=True)
             row = rows.get_version_row(session, name, version)
             session.merge(AliasRow(model=name, alias=alias, version=version))
             record_event(session, actor, "set_alias", f"model:{name}", alias=alias, version=version)
             session.flush()
-            return rows.to_model_version(session, row)
+            return _answer(session, row)
 
     def delete_alias(self, *, name: str, alias: str, actor: str) -> None:
         with self._database.write() as session:
-            rows.get_model_row(session, name)
+            rows.get_model_row(session, name, lock=True)
             row = session.get(AliasRow, (name, alias))
             if row is None:
                 raise NotFoundError("alias", f"{alias} of model {name}")
@@ -263,82 +280,49 @@ class ModelRepository:
             record_event(session, actor, "delete_alias", f"model:{name}", alias=alias)
 
     def collect_uploads(self, now: datetime) -> int:
-        """Remove uploads that were not committed in time, files first; how many."""
+        """Remove uploads that were not committed in time, with their files; how many."""
         oldest = now - timedelta(seconds=self._settings.upload_ttl_seconds)
         with self._database.read() as session:
             uris = list(session.scalars(select(UploadRow.uri).where(UploadRow.created_at < oldest)))
-        for uri in uris:
-            self._delete_files(uri)
-        return len(uris)
+        return sum(self._discard(uri) for uri in uris)
 
-    def _find_upload(self, upload_id: str, model_name: str) -> UploadRow | None:
+    def _find_upload_uri(self, upload_id: str, model_name: str) -> str | None:
         with self._database.read() as session:
-            row = session.get(UploadRow, upload_id)
-            if row is None or row.model != model_name:
-                return None
-            session.expunge(row)
-            return row
+            return session.scalar(select(UploadRow.uri).where(UploadRow.id == upload_id, UploadRow.model == model_name))
 
     def _find_by_key(self, model_name: str, key: str) -> ModelVersion | None:
         with self._database.read() as session:
-            query = select(ModelVersionRow).where(
-                ModelVersionRow.model == model_name, ModelVersionRow.idempotency_key == key
-            )
-            row = session.scalars(query).one_or_none()
-            return rows.to_model_version(session, row) if row is not None else None
+            row = rows.find_version_by_key(session, model_name, key)
+            return _answer(session, row) if row is not None else None
 
     def _inspect_upload(self, uri: str, model_type: str, files: Sequence[FileDigest]) -> InspectionReport:
-        verify_artifact(self._store, uri, files)
-        with tempfile.TemporaryDirectory(prefix="timl-inspect-") as folder:
+        with tempfile.TemporaryDirectory(prefix="timl-upload-") as folder:
             return self._inspect(fetch_artifact(self._store, uri, files, Path(folder) / "model"), model_type)
 
-    def _insert_version(self, row: ModelVersionRow, upload_id: str, aliases: Sequence[str]) -> ModelVersion:
-        """Number and version in one transaction: a number is only ever taken by a version that exists."""
+    def _answer_existing(self, version: ModelVersion, uri: str | None) -> ModelVersion:
+        """An upload beside it holds the same content once more, and is not needed."""
+        if uri is not None:
+            self._discard(uri)
+        return version
+
+    def _discard(self, uri: str) -> bool:
+        """Delete the files of an upload and then its row; whether there was one. A store that is away now is no error:
+        the row stays, and the collector comes back to it."""
         with self._database.write() as session:
-            model = session.get(ModelRow, row.model, with_for_update=True)
-            _check_type(model, row.model_type)
-            if model is None:
-                session.add(ModelRow(name=row.model, model_type=row.model_type, created_by=row.created_by))
-                session.flush()
-            counter = update(ModelRow).where(ModelRow.name == row.model).values(last_version=ModelRow.last_version + 1)
-            row.version = session.scalars(counter.returning(ModelRow.last_version)).one()
-            session.add(row)
-            session.flush()
-            for alias in aliases:
-                session.merge(AliasRow(model=row.model, alias=alias, version=row.version))
-            session.execute(delete(UploadRow).where(UploadRow.id == upload_id))
-            action = "import_version" if row.source == ModelSource.IMPORTED.value else "save_version"
-            record_event(session, row.created_by, action, f"model:{row.model}", version=row.version, digest=row.digest)
-            session.flush()
-            return rows.to_model_version(session, row)
-
-    def _discard(self, upload: UploadRow | None) -> None:
-        """Delete an upload whose content is a version already, unless it is that version's own."""
-        if upload is not None:
-            self._delete_files(upload.uri)
-
-    def _delete_files(self, uri: str) -> None:
-        """Files first, then the row that remembers them."""
-        with self._database.read() as session:
-            if session.scalar(select(func.count()).where(ModelVersionRow.uri == uri)):
-                return
-        self._store.delete(uri)
+            if not rows.claim_upload(session, uri):
+                return False
+        try:
+            self._store.delete(uri)
+        except ExternalSystemError as exc:
+            log.warning("files of an upload are left for the collector: %s", exc)
+            return False
         with self._database.write() as session:
-            session.execute(delete(UploadRow).where(UploadRow.uri == uri))
+            rows.delete_upload(session, uri)
+        return True
 
 
-def _check_type(model: ModelRow | None, model_type: str) -> None:
-    if model is not None and model.model_type != model_type:
-        raise InvalidInputError(
-            f"model {model.name!r} is of type {model.model_type!r}; type {model_type!r} needs another model",
-            field="model_type",
-        )
-
-
-def _check_metrics(metrics: Mapping[str, float]) -> None:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise InvalidInputError(f"{value} is not a finite number", field=f"metrics.{name}")
+def _answer(session: Session, row: ModelVersionRow) -> ModelVersion:
+    return rows.to_model_version(row, rows.list_aliases(session, row.model))
 
 
 def _build_idempotency_key(upload_id: str, lineage: Lineage | None, digest: str) -> str:

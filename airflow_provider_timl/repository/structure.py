@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,14 @@ _MOST_META_BYTES = 64 * 1024 * 1024
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.@=+-]+")
 _SAVED_MODEL = "saved_model.pb"
 _WIRE_VARINT, _WIRE_64, _WIRE_BYTES, _WIRE_32 = 0, 1, 2, 5
-_META_GRAPHS_FIELD = 2
+_SCHEMA_VERSION_FIELD, _META_GRAPHS_FIELD = 1, 2
+_VARIABLES_SHARD = re.compile(r"variables\.data-[0-9]{5}-of-(?P<count>[0-9]{5})")
 
 
 def find_model_root(folder: Path) -> Path:
     """The folder that holds the model: ``folder``, or the one numbered folder in it (``<base>/<version>/…``)."""
     entries = list(folder.iterdir())
-    if len(entries) == 1 and entries[0].is_dir() and entries[0].name.isdecimal():
+    if len(entries) == 1 and entries[0].is_dir() and re.fullmatch("[0-9]+", entries[0].name):
         return entries[0]
     return folder
 
@@ -49,36 +51,54 @@ def _check_tensorflow(folder: Path) -> dict[str, str]:
     path = folder / _SAVED_MODEL
     if not path.is_file():
         raise InvalidModelError(f"a SavedModel has the file {_SAVED_MODEL!r}; it is not there")
-    fields = {number for number, _ in _iterate_fields(path.read_bytes())}
-    if _META_GRAPHS_FIELD not in fields:
-        raise InvalidModelError(f"{_SAVED_MODEL} holds no graph; is it a SavedModel?")
-    variables = folder / "variables"
-    if variables.is_dir() and any(variables.iterdir()) and not (variables / "variables.index").is_file():
-        raise InvalidModelError("the folder 'variables' lacks its file 'variables.index'")
+    if path.stat().st_size == 0:
+        raise InvalidModelError(f"{_SAVED_MODEL} is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as message:
+        fields = set(_iterate_fields(message))
+    if not fields <= {(_SCHEMA_VERSION_FIELD, _WIRE_VARINT), (_META_GRAPHS_FIELD, _WIRE_BYTES)}:
+        raise InvalidModelError(f"{_SAVED_MODEL} is another protocol buffer than a SavedModel")
+    if (_META_GRAPHS_FIELD, _WIRE_BYTES) not in fields:
+        raise InvalidModelError(f"{_SAVED_MODEL} holds no graph")
+    _check_variables(folder / "variables")
     return {"tensorflow": "SavedModel"}
 
 
-def _iterate_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Top-level fields of a protocol buffer: enough to know that the bytes are one."""
-    position = 0
-    while position < len(message):
+def _check_variables(folder: Path) -> None:
+    """A model without variables has no such folder, or an empty one; else index and every shard of it are there."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not names:
+        return
+    if "variables.index" not in names:
+        raise InvalidModelError("the folder 'variables' lacks its file 'variables.index'")
+    counts = {int(match["count"]) for match in map(_VARIABLES_SHARD.fullmatch, names) if match}
+    if len(counts) != 1:
+        raise InvalidModelError("the folder 'variables' needs one set of files 'variables.data-NNNNN-of-NNNNN'")
+    (count,) = counts
+    if count != sum(_VARIABLES_SHARD.fullmatch(name) is not None for name in names):
+        raise InvalidModelError(f"the folder 'variables' lacks some of its {count} files 'variables.data-...'")
+
+
+def _iterate_fields(message: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """Number and wire type of the top-level fields of a protocol buffer: enough to know that the bytes are one."""
+    position, size = 0, len(message)
+    while position < size:
         tag, position = _read_varint(message, position)
-        wire_type, start = tag & 7, position
+        wire_type = tag & 7
         if wire_type == _WIRE_BYTES:
-            length, start = _read_varint(message, position)
-            position = start + length
+            length, position = _read_varint(message, position)
+            position += length
         elif wire_type == _WIRE_VARINT:
             _, position = _read_varint(message, position)
         elif wire_type in {_WIRE_64, _WIRE_32}:
             position += 8 if wire_type == _WIRE_64 else 4
         else:
             raise InvalidModelError(f"{_SAVED_MODEL} is not a protocol buffer")
-        if position > len(message):
+        if position > size:
             raise InvalidModelError(f"{_SAVED_MODEL} is cut off")
-        yield tag >> 3, message[start:position]
+        yield tag >> 3, wire_type
 
 
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+def _read_varint(message: mmap.mmap, position: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):
