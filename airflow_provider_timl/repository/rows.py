@@ -103,7 +103,7 @@ def to_models(session: Session, rows: Sequence[ModelRow]) -> list[Model]:
     """With two queries, however many there are."""
     names = [row.name for row in rows]
     versions = select(ModelVersionRow.model, func.max(ModelVersionRow.version)).group_by(ModelVersionRow.model)
-    latest = {name: number for name, number in session.execute(versions.where(ModelVersionRow.model.in_(names)))}
+    latest = {row[0]: row[1] for row in session.execute(versions.where(ModelVersionRow.model.in_(names)))}
     aliases: dict[str, dict[str, int]] = {name: {} for name in names}
     for alias in session.scalars(select(AliasRow).where(AliasRow.model.in_(names)).order_by(AliasRow.alias)):
         aliases[alias.model][alias.alias] = alias.version
