@@ -1,1 +1,1 @@
-"""``airflow timl …``: ``commands`` is light, for argparse; ``models``, ``services`` and ``server`` act; ``output`` prints."""
+"""``airflow timl …``: ``commands`` is light, for argparse; ``models``, ``services`` and ``server`` act."""

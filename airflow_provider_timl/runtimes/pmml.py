@@ -93,6 +93,8 @@ class PmmlEngine:
         return orjson.dumps({"predictions": predictions})
 
     def _score_row(self, columns: Sequence[str], values: Sequence[object]) -> dict[str, object] | TimlError:
+        if len(values) != len(columns):
+            return InvalidInputError(f"the row has {len(values)} values, not {len(columns)}")
         try:
             return self._predict(self._reader.read_row(columns, values))
         except InvalidInputError as exc:
