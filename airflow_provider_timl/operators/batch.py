@@ -87,19 +87,21 @@ class BatchPredictOperator(TimlOperator):
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """:return: ``{"output_path", "row_count", "error_count", "model_version", "manifest_uri"}``."""
+        """:return: ``{"output_path", "files", "row_count", "error_count", "model_version", "manifest_uri"}``."""
         with fail_for_good():
             number = int(self.version) if self.version not in (None, "") else None
             version = self.hook.resolve_model_version(self.model_name, number, self.alias or None)
             push_model_version_link(context, self.hook, version)
             source_uri, names = self._list_inputs()
             entries = self._predict_all(version, source_uri, names)
+        folder = self.output_path.rstrip("/")
         return {
             "output_path": self.output_path,
+            "files": [f"{folder}/{name}" for name in entries],
             "row_count": sum(entry["row_count"] for entry in entries.values()),
             "error_count": sum(entry["error_count"] for entry in entries.values()),
             "model_version": version.version,
-            "manifest_uri": f"{self.output_path.rstrip('/')}/{MANIFEST}",
+            "manifest_uri": f"{folder}/{MANIFEST}",
         }
 
     def on_kill(self) -> None:
