@@ -33,8 +33,8 @@ from airflow_provider_timl.operators.services import (
 
 NAME = "iris"  # of the model and of the service
 MODEL_PATH = "cos://models/pmml_lr/LogisticRegressionIris.pmml"
-FLOWERS_PATH = "cos://data/flowers.csv"
-PREDICTIONS_PATH = "cos://data/predictions/{{ run_id }}/"
+FLOWERS_PATH = "cos://data/iris/flowers.csv"
+PREDICTIONS_PATH = "cos://data/iris/predictions/{{ run_id }}/"
 
 FLOWER = {"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}
 #: What the authors of the imported model publish for this flower.

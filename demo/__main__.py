@@ -35,7 +35,7 @@ DATA = ROOT / "tests" / "data"
 #: What the example DAG reads: bucket, key, file.
 UPLOADS = (
     ("models", "pmml_lr/LogisticRegressionIris.pmml", DATA / "pmml_lr" / "LogisticRegressionIris.pmml"),
-    ("data", "flowers.csv", DATA / "flowers" / "flowers.csv"),
+    ("data", "iris/flowers.csv", DATA / "flowers" / "flowers.csv"),
 )
 
 

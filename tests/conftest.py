@@ -20,6 +20,8 @@ from cryptography.fernet import Fernet
 
 from tests.waiting import wait_until
 
+pytest_plugins = ("tests.servers.fixtures",)
+
 TESTS = Path(__file__).parent
 #: The quick ones first, so that a mistake shows early.
 FOLDERS = ("test_code.py", "unit", "contract", "integration", "e2e")

@@ -76,6 +76,7 @@ class PostgresqlServer:
                 stdout=sink,
                 stderr=sink,
                 cwd=self._folder,
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
                 user=self._user,
                 group=pwd.getpwnam(self._user).pw_gid if self._user else None,
                 extra_groups=[] if self._user else None,
