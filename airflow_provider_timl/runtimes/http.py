@@ -68,6 +68,7 @@ class HttpConnection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._received = 0
         self._header_bytes = 0
+        self._in_headers = False
         self._waiting: deque[HttpRequest] = deque()
         self._active: HttpRequest | None = None
         self._discarding = False
@@ -82,6 +83,7 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
+        was_in_headers = self._in_headers
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -89,6 +91,10 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError:
             if not self._discarding:
                 self._refuse(400, "this is not a valid HTTP/1.1 request")
+        if was_in_headers and self._in_headers and not self._discarding:
+            self._header_bytes += len(data)
+            if self._header_bytes > _MOST_HEADER_BYTES:
+                self._refuse(431, "the request's headers are too large")
 
     def eof_received(self) -> bool:
         return False
@@ -106,17 +112,17 @@ class HttpConnection(asyncio.Protocol):
         self._request = HttpRequest()
         self._chunks = []
         self._received = 0
+        self._in_headers = True
         self._header_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        self._count_header_bytes(len(url))
         self._request.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_header_bytes(len(name) + len(value))
         self._request.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        self._in_headers = False
         request = self._request
         request.method = self._parser.get_method().decode()
         request.keep_alive = self._parser.should_keep_alive()
@@ -197,11 +203,6 @@ class HttpConnection(asyncio.Protocol):
         lines.append(b"\r\n")
         lines.append(response.body)
         self._transport.write(b"".join(lines))
-
-    def _count_header_bytes(self, count: int) -> None:
-        self._header_bytes += count
-        if self._header_bytes > _MOST_HEADER_BYTES and not self._discarding:
-            self._refuse(431, "the request's headers are too large")
 
     def _refuse_body(self) -> None:
         limit = self._application.max_request_bytes

@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from airflow_provider_timl.exceptions import InvalidInputError
 
 _MOST_BYTES_TO_EXPLAIN = 1024 * 1024
 _LONGEST_INTEGER = 2**63
+_NOT_FINITE = "NaN, infinities and numbers beyond double precision are not accepted; send null for a missing value"
 _FORMS = '{"instances": [{"field": value, ...}, ...]} or {"inputs": {"field": [value, ...], ...}}'
 Row = list[Any]
 
@@ -171,8 +173,9 @@ class RowReader:
             raise InvalidInputError(str(exc), field=_join(where, name)) from None
 
     def _refuse_unknown(self, name: str, where: str) -> None:
-        close = difflib.get_close_matches(name, self._names, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"its fields are {', '.join(self._names)}"
+        alike = {known.lower(): known for known in self._names}
+        close = difflib.get_close_matches(name.lower(), alike, n=1)
+        advice = f"did you mean {alike[close[0]]!r}?" if close else f"its fields are {', '.join(self._names)}"
         raise InvalidInputError(f"the model has no such field; {advice}", field=_join(where, name))
 
 
@@ -185,14 +188,14 @@ def parse_json(body: bytes) -> Any:
     except orjson.JSONDecodeError as exc:
         where = _find_not_finite(body)
         if where:
-            raise InvalidInputError("NaN and Infinity are not JSON; send null for a missing value", where) from None
+            raise InvalidInputError(_NOT_FINITE, where) from None
         raise InvalidInputError(
             f"the body is not valid JSON: {exc.msg} at line {exc.lineno} column {exc.colno}"
         ) from None
 
 
 def _find_not_finite(body: bytes) -> str | None:
-    """The path of the first NaN or Infinity in a body that is JSON but for them."""
+    """The path of the first NaN, infinity or too large number in a body that is JSON but for them."""
     if len(body) > _MOST_BYTES_TO_EXPLAIN:
         return None
     try:
@@ -202,7 +205,7 @@ def _find_not_finite(body: bytes) -> str | None:
 
 
 def _find_nan(value: Any, where: str) -> str | None:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
         return where or "the body"
     children: Any = ()
     if isinstance(value, dict):
@@ -232,12 +235,12 @@ def _check_double(value: Any) -> float | None:
     if type(value) is float:
         if math.isfinite(value):
             return value
-        raise _WrongValueError(f"{value} is not a finite number; send null for a missing value")
+        raise _WrongValueError(_NOT_FINITE)
     if type(value) is int:
         try:
             return float(value)
         except OverflowError:
-            raise _WrongValueError("the number is too large") from None
+            raise _WrongValueError(_NOT_FINITE) from None
     if value is None:
         return None
     raise _WrongValueError(f"expected a number, got {_describe(value)}")
