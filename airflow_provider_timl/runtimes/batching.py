@@ -1,7 +1,9 @@
 """The bounded queue in front of an engine, and the one thread that runs it.
 
 The thread takes all that waits, up to a number of rows, and runs it as one batch; results go back to the event loop in
-one call. Under load this makes the cost of changing threads vanish; alone, a request waits for nobody.
+one call. A request that comes alone, finds the thread idle, and is known to take less time than changing threads does,
+is run on the event loop at once: for most PMML requests that is half of their latency. The engine is never run by both
+at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ from airflow_provider_timl.runtimes.contract import Engine
 log = logging.getLogger(__name__)
 
 _MOST_ROWS = 4096
+#: What a request may take on the event loop, which others wait for meanwhile.
+_INLINE_SECONDS = 0.0003
+#: Weight of the newest batch in the running mean of the time that a row takes.
+_NEWEST_WEIGHT = 0.05
 Deliver = Callable[[bytes | TimlError], None]
 
 
@@ -46,6 +52,9 @@ class EngineQueue:
         self._timeout_seconds = timeout_seconds
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[Job, None] = {}  # a set that keeps the order of arrival
+        self._arrived: list[Job] = []  # in this turn of the event loop
+        self._in_thread = 0  # batches' jobs that the thread has or will get, cancelled ones included
+        self._row_seconds = 1.0  # until the first batch told: slow
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._thread = threading.Thread(target=self._run, name="engine")
@@ -60,10 +69,12 @@ class EngineQueue:
         """:raises QueueFullError: as many requests as may wait do."""
         if len(self._jobs) >= self._size:
             raise QueueFullError(f"{self._size} requests are waiting already; try again shortly")
-        deadline = time.monotonic() + self._timeout_seconds
-        job = Job(request, self._engine.count_rows(request), deliver, deadline)
+        rows = self._engine.count_rows(request)
+        job = Job(request, rows, deliver, time.monotonic() + self._timeout_seconds)
         self._jobs[job] = None
-        self._queue.put(job)
+        if not self._arrived:
+            self._loop.call_soon(self._dispatch)
+        self._arrived.append(job)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_seconds, self._expire)
         return job
@@ -81,42 +92,56 @@ class EngineQueue:
         self._thread.join()
         self._engine.close()
 
+    def _dispatch(self) -> None:
+        """A quick request that came alone runs here; all others go to the thread."""
+        jobs, self._arrived = [job for job in self._arrived if not job.done], []
+        if len(jobs) == 1 and not self._in_thread and jobs[0].rows * self._row_seconds < _INLINE_SECONDS:
+            self._finish(jobs[0], self._run_batch(jobs)[0])
+            return
+        self._in_thread += len(jobs)
+        for job in jobs:
+            self._queue.put(job)
+
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
-            batch, ended = self._take(job)
-            if batch:
-                results = self._run_batch(batch)
-                self._loop.call_soon_threadsafe(self._deliver, batch, results)
+            batch, taken, ended = self._take(job)
+            results = self._run_batch(batch) if batch else []
+            self._loop.call_soon_threadsafe(self._deliver, batch, results, taken)
             if ended:
                 return
 
-    def _take(self, first: Job) -> tuple[list[Job], bool]:
-        """``first`` and what else waits, without the cancelled; and whether the end was among it."""
+    def _take(self, first: Job) -> tuple[list[Job], int, bool]:
+        """``first`` and what else waits, without the cancelled; how many were taken; whether the end was among it."""
         batch: list[Job] = []
-        rows = 0
+        rows = taken = 0
         job: Job | None = first
-        while True:
-            if job is None:
-                return batch, True
+        while job is not None:
+            taken += 1
             if not job.done:
                 batch.append(job)
                 rows += job.rows
             if rows >= _MOST_ROWS:
-                return batch, False
+                return batch, taken, False
             try:
                 job = self._queue.get_nowait()
             except queue.Empty:
-                return batch, False
+                return batch, taken, False
+        return batch, taken, True
 
     def _run_batch(self, batch: list[Job]) -> list[bytes | TimlError]:
+        started = time.perf_counter()
         try:
-            return self._engine.run([job.request for job in batch])
+            results = self._engine.run([job.request for job in batch])
         except Exception:  # the thread's outermost loop: a defect in the engine must not end the server
             log.exception("the engine failed on a batch of %d", len(batch))
             error = TimlError("the model failed on this request; the server's log has the details")
             return [error] * len(batch)
+        row_seconds = (time.perf_counter() - started) / max(1, sum(job.rows for job in batch))
+        self._row_seconds += (row_seconds - self._row_seconds) * (_NEWEST_WEIGHT if self._row_seconds < 1 else 1)
+        return results
 
-    def _deliver(self, batch: list[Job], results: list[bytes | TimlError]) -> None:
+    def _deliver(self, batch: list[Job], results: list[bytes | TimlError], taken: int) -> None:
+        self._in_thread -= taken
         for job, result in zip(batch, results, strict=True):
             self._finish(job, result)
 

@@ -147,7 +147,7 @@ class HttpConnection(asyncio.Protocol):
         request = self._request
         request.body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks = []
-        if self._active is None:
+        if self._active is None and not self._waiting:
             self._start(request)
         else:
             self._waiting.append(request)
@@ -165,15 +165,20 @@ class HttpConnection(asyncio.Protocol):
         if not keep_alive:
             self._discarding = True
             self._transport.close()
-        elif self._waiting:
-            self._start(self._waiting.popleft())
-            if not self._waiting:
-                self._transport.resume_reading()
+        elif self._waiting:  # not at once: many that wait, each answered at once, would call each other ever deeper
+            asyncio.get_running_loop().call_soon(self._start_next)
 
     def close_if_idle(self) -> None:
         """Close unless a request is under way; used when draining ends."""
         if self._active is None:
             self._transport.close()
+
+    def _start_next(self) -> None:
+        if self._waiting:
+            request = self._waiting.popleft()
+            if not self._waiting:
+                self._transport.resume_reading()
+            self._start(request)
 
     def _start(self, request: HttpRequest) -> None:
         self._active = request

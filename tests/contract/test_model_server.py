@@ -237,10 +237,10 @@ def build_request(body: bytes, *headers: bytes) -> bytes:
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     requests = b""
-    for number in range(20):
+    for number in range(2000):
         body = json.dumps({"instances": [{"values": FLOWER, "key": number}]}).encode()
         requests += build_request(body, b"Content-Length: %d" % len(body))
-    received = exchange(server, requests, until=b'"key":19')
+    received = exchange(server, requests, until=b'"key":1999')
     assert [received.index(b'"key":%d}' % number) for number in range(20)] == sorted(
         received.index(b'"key":%d}' % number) for number in range(20)
     )
