@@ -20,7 +20,8 @@ _FORWARDED = ("authorization", "content-type", "content-encoding", "host", "x-ti
 _RETURNED = ("content-type", "retry-after", "x-timl-served-by")
 
 
-@router.api_route("/v1/models/{path:path}", methods=["GET", "POST"])
+@router.get("/v1/models/{path:path}")
+@router.post("/v1/models/{path:path}")
 async def forward(path: str, request: Request, context: Context) -> Response:
     """Status, metadata and predictions, as at the gateway itself."""
     limit = context.settings.max_request_bytes
