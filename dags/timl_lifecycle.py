@@ -146,7 +146,10 @@ with DAG(
 
     # [START release]
     deploy_trained = DeployServiceOperator(
-        task_id="deploy_trained", service_name=NAME, model_name=NAME, version=TRAINED
+        task_id="deploy_trained",
+        service_name=NAME,
+        model_name=NAME,
+        version=TRAINED,
     )
     try_trained = TestServiceOperator(
         task_id="try_trained",
