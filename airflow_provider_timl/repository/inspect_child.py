@@ -1,8 +1,8 @@
 """The process that inspects one model: sets its own limits, parses, writes its answer as JSON to stdout, ends.
 
-Usage: ``inspect_child MODEL_TYPE FOLDER LIMITS``, with LIMITS a JSON list of (resource, soft, hard). The answer has one
-key: ``report``; ``refused`` and ``field``; or ``unavailable`` when what the inspection needs is not installed. Whatever
-libraries print goes to stderr.
+Usage: ``inspect_child MODEL_TYPE FOLDER MEMORY_MB LIMITS``, with LIMITS a JSON list of (resource, soft, hard). The
+answer has one key: ``report``; ``refused`` and ``field``; or ``unavailable`` when what the inspection needs is not
+installed. Whatever libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_timl.entities import InspectionReport
+from airflow_provider_timl.entities import InspectionReport, Resources
 from airflow_provider_timl.exceptions import ExternalSystemError, InvalidInputError, NotFoundError
 from airflow_provider_timl.repository.structure import check_structure, find_model_root
 from airflow_provider_timl.runtimes.contract import get_runtime
@@ -24,13 +24,13 @@ OUT_OF_MEMORY_STATUS = 3
 
 
 def main() -> None:
-    model_type, folder, limits = sys.argv[1:]
+    model_type, folder, memory_mb, limits = sys.argv[1:]
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for number, soft, hard in json.loads(limits):
         _set_limit(number, soft, hard)
     try:
-        content = json.dumps(answer_for(Path(folder), model_type))
+        content = json.dumps(answer_for(Path(folder), model_type, int(memory_mb)))
     except MemoryError:
         os._exit(OUT_OF_MEMORY_STATUS)
     with open(answer, "w") as sink:
@@ -38,16 +38,16 @@ def main() -> None:
     os._exit(0)  # a JVM may take its time to end, and nothing is left to do
 
 
-def answer_for(folder: Path, model_type: str) -> dict[str, Any]:
+def answer_for(folder: Path, model_type: str, memory_mb: int) -> dict[str, Any]:
     try:
-        return {"report": inspect_folder(folder, model_type).model_dump(mode="json")}
+        return {"report": inspect_folder(folder, model_type, memory_mb).model_dump(mode="json")}
     except InvalidInputError as exc:
         return {"refused": exc.message, "field": exc.details.get("field")}
     except ExternalSystemError as exc:
         return {"unavailable": exc.message}
 
 
-def inspect_folder(folder: Path, model_type: str) -> InspectionReport:
+def inspect_folder(folder: Path, model_type: str, memory_mb: int) -> InspectionReport:
     """By the type's runtime where there is one, else by structure alone.
 
     :raises InvalidModelError: refused.
@@ -65,7 +65,7 @@ def inspect_folder(folder: Path, model_type: str) -> InspectionReport:
             f"models of type {model_type!r} cannot be inspected here: the package {missing!r} is not installed; "
             f"install airflow-provider-timl[{program.extra}] where the API server runs"
         )
-    return program.inspect(root)
+    return program.inspect(root, Resources(memory_mb=memory_mb))
 
 
 def _set_limit(number: int, soft: int, hard: int) -> None:

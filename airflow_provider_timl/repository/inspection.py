@@ -71,9 +71,11 @@ def inspect_in_limited_process(folder: Path, model_type: str, *, settings: Setti
 def _run(folder: Path, model_type: str, working_folder: Path, settings: Settings) -> _End:
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     module = "airflow_provider_timl.repository.inspect_child"
+    limits = json.dumps(_list_limits(settings))
+    arguments = [model_type, str(folder.absolute()), str(settings.inspection_memory_mb), limits]
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, model_type, str(folder.absolute()), json.dumps(_list_limits(settings))],
+            [sys.executable, "-m", module, *arguments],
             cwd=working_folder,
             env={**environment, "TMPDIR": str(working_folder), "MALLOC_ARENA_MAX": "2"},
             stdin=subprocess.DEVNULL,

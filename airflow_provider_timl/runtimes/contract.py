@@ -63,7 +63,8 @@ class RuntimeProgram:
 
     :param requires: modules that must be importable; without them the runtime is known but not installed.
     :param extra: the extra of this package that installs them.
-    :param inspect: parse the artifact at a folder completely and try its example; runs in the limited process.
+    :param inspect: parse the artifact at a folder completely and try its example, within resources; runs in the limited
+        process.
     :param load: make the engine for the artifact at a folder, within resources.
     """
 
@@ -71,7 +72,7 @@ class RuntimeProgram:
     model_type: str
     requires: tuple[str, ...]
     extra: str
-    inspect: Callable[[Path], InspectionReport]
+    inspect: Callable[[Path, Resources], InspectionReport]
     load: Callable[[Path, Resources], Engine[Any]]
 
     def find_missing(self) -> str | None:

@@ -21,7 +21,6 @@ from airflow_provider_timl.runtimes.pmml_document import DataField, MiningField,
 from airflow_provider_timl.runtimes.rows import Row, RowReader, RowRequest
 
 _WARM_UP_ROUNDS = 200
-_INSPECTION_RESOURCES = Resources(cpu=1, memory_mb=1024)
 _LABEL_PREFIX = "predicted_"
 #: Angel Serving's names of types.
 _TYPE_MAP = {
@@ -114,14 +113,14 @@ class PmmlEngine:
         return prediction
 
 
-def inspect_pmml(folder: Path) -> InspectionReport:
+def inspect_pmml(folder: Path, resources: Resources) -> InspectionReport:
     """Read, load and try the model. For a limited process: the file is hostile until this returned.
 
     :raises InvalidModelError: with the reason.
     """
     path = find_pmml_file(folder)
     document = read_pmml(path)
-    engine = PmmlEngine(path, _INSPECTION_RESOURCES)
+    engine = PmmlEngine(path, resources)
     request = engine.parse("predict", orjson.dumps(engine.signature.example))
     (answer,) = engine.run([request])
     if isinstance(answer, TimlError):

@@ -39,6 +39,10 @@ TASK = Lineage(dag_id="train", run_id="manual__1", task_id="save", map_index=3)
 LATER = timedelta(days=2)
 
 
+def inspect_here(folder: Path, model_type: str) -> InspectionReport:
+    return inspect_folder(folder, model_type, memory_mb=512)
+
+
 @dataclass
 class Saving:
     """A repository with a folder store, and how the tests save into it."""
@@ -48,7 +52,7 @@ class Saving:
     database: Database
     users: list[str] = field(default_factory=list)
     store: FileArtifactStore = field(default_factory=FileArtifactStore)
-    inspect: Callable[[Path, str], InspectionReport] = inspect_folder
+    inspect: Callable[[Path, str], InspectionReport] = inspect_here
 
     @property
     def repository(self) -> ModelRepository:
@@ -407,7 +411,7 @@ def test_upload_that_is_collected_while_it_is_inspected_makes_no_version(saving:
     """Otherwise there would be a version without files."""
 
     def collect_first(folder: Path, model_type: str) -> InspectionReport:
-        report = inspect_folder(folder, model_type)
+        report = inspect_here(folder, model_type)
         assert saving.repository.collect_uploads(utc_now() + LATER) == 1
         return report
 
@@ -415,7 +419,7 @@ def test_upload_that_is_collected_while_it_is_inspected_makes_no_version(saving:
     saving.inspect = collect_first
     with pytest.raises(NotFoundError, match=upload):
         saving.commit(upload, files)
-    saving.inspect = inspect_folder
+    saving.inspect = inspect_here
     assert_nothing_registered(saving)
 
 
