@@ -87,9 +87,10 @@ class _SmallReads:
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > _LARGEST_READ_BYTES:
+        asked = size if 0 <= size <= _LARGEST_READ_BYTES else _LARGEST_READ_BYTES + 1
+        content: bytes = self._file.read(asked)
+        if len(content) > _LARGEST_READ_BYTES:
             raise InvalidModelError("the archive has a header of more than 16 MiB; refused")
-        content: bytes = self._file.read(size)
         return content
 
     def __getattr__(self, name: str) -> Any:

@@ -131,7 +131,7 @@ def _build_arguments(data: Path, config: Path, ports: dict[str, int]) -> list[st
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=64",
-        "-volume.max=64",
+        "-volume.max=2000",  # each bucket takes seven, of which most stay empty
         f"-s3.config={config}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
