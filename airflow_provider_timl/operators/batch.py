@@ -162,19 +162,20 @@ class BatchPredictOperator(TimlOperator):
                 }
             )
         )
-        self._process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "airflow_provider_timl.batch.score", "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-        )
-        try:
-            last = self._follow(self._process)
-            code = self._process.wait()
-        finally:
-            _end_group(self._process)
+        ) as process:
+            self._process = process
+            try:
+                last = self._follow(process)
+                code = process.wait()
+            finally:
+                _end_group(process)
         if code:
             raise AirflowFailException(f"{input_file.name} was not predicted: {last}")
         summary: dict[str, int] = json.loads(last)
