@@ -35,7 +35,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, 
 @pytest.fixture(autouse=True, scope="module")
 def _no_process_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail the last test of a module when a process that its tests started outlives them."""
-    folder = str(tmp_path_factory.getbasetemp())
+    folder = f"{tmp_path_factory.getbasetemp()}/"  # with its end, or it would be the beginning of another run's
     before = find_started_processes(folder)
     yield
 
