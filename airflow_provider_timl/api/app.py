@@ -17,6 +17,7 @@ from airflow_provider_timl.api.errors import add_error_handlers
 from airflow_provider_timl.provider_info import VERSION
 
 API_PREFIX = "/api/v1"
+_MOST_GATEWAY_CONNECTIONS = 256
 _DESCRIPTION = (
     "Model repository and model services of airflow-provider-timl. Errors: {error: {reason, message, details}}."
 )
@@ -26,7 +27,6 @@ def create_app(build: Callable[[], ServerContext] = build_context) -> FastAPI:
     """:param build: makes what the handlers work with, at the first request."""
     app = FastAPI(title="TIML", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     app.state.context = ContextHolder(build)
-    app.state.gateway_client = httpx.AsyncClient(limits=httpx.Limits(max_connections=256))
     add_error_handlers(app)
     for router in (models.router, services.router, keys.router, events.router, _build_document_router(app)):
         app.include_router(router, prefix=API_PREFIX)
@@ -51,5 +51,7 @@ def _build_document_router(app: FastAPI) -> APIRouter:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-    await app.state.gateway_client.aclose()
+    """Airflow runs it with its own: the connections to the gateway live as long as the server does."""
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=_MOST_GATEWAY_CONNECTIONS)) as client:
+        app.state.gateway_client = client
+        yield

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from airflow_provider_timl import config
+from airflow_provider_timl.api.context import ContextHolder, build_context
 from tests.servers.stack import Stack, find_free_port
 from tests.waiting import wait_until
 
@@ -57,4 +58,7 @@ class ControlPlane:
         passwords.touch(mode=0o600)
         passwords.write_text(f'{{"admin": "{PASSWORD}"}}')
         initdb()
-        return create_app(apps="core")
+        app = create_app(apps="core")
+        (ours,) = [route.app for route in app.routes if getattr(route, "path", "") == "/timl"]
+        ours.state.context = ContextHolder(build_context)  # the plugin's app is made once a process, for all tests
+        return app
