@@ -423,6 +423,23 @@ def test_upload_that_is_collected_while_it_is_inspected_makes_no_version(saving:
     assert_nothing_registered(saving)
 
 
+def test_upload_whose_files_are_being_deleted_makes_no_version(saving: Saving) -> None:
+    upload, files = saving.upload()
+
+    class LateStore(FileArtifactStore):
+        """A commit comes after the collector has chosen the upload, and before its files are gone."""
+
+        def delete(self, uri: str) -> None:
+            with pytest.raises(NotFoundError, match=upload):
+                saving.commit(upload, files)
+            super().delete(uri)
+
+    saving.store = LateStore()
+    assert saving.repository.collect_uploads(utc_now() + LATER) == 1
+    saving.store = FileArtifactStore()
+    assert_nothing_registered(saving)
+
+
 # --- other processes
 
 
