@@ -86,6 +86,8 @@ class ObjectStorage:
             "config": Config(
                 s3={"addressing_style": "path"},  # a bucket is no host name below 127.0.0.1
                 retries={"total_max_attempts": 2},
+                request_checksum_calculation="when_required",  # COS knows no trailing checksums
+                response_checksum_validation="when_required",
                 connect_timeout=5,
             ),
         }
