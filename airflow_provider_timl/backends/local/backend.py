@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import select
-import time
 
 from airflow_provider_timl.backends.contract import GatewayConfig, GatewayStatus, InstanceSpec, InstanceStatus
+from airflow_provider_timl.backends.local.artifact_cache import FetchArtifact
 from airflow_provider_timl.backends.local.gateway import LocalGateway
-from airflow_provider_timl.backends.local.instances import FetchArtifact, InstanceSupervisor
+from airflow_provider_timl.backends.local.instances import InstanceSupervisor
 from airflow_provider_timl.settings import Settings
-
-_BUSY_PAUSE_SECONDS = 0.05
 
 
 class LocalBackend:
-    """Model servers and Envoy as processes of this machine; they outlive this object (see ``Backend``)."""
+    """Model servers and Envoy as processes of this machine; they outlive this object (see ``Backend``).
+
+    :param fetch_artifact: brings the verified files of an artifact to a folder and returns it; runs in threads.
+    """
 
     def __init__(self, settings: Settings, fetch_artifact: FetchArtifact) -> None:
+        self._settings = settings
         self._instances = InstanceSupervisor(settings, fetch_artifact)
         self._gateway = LocalGateway(settings)
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def start(self) -> None:
+        self._settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._gateway.start()
         self._instances.adopt()
         self._instances.step()
@@ -44,11 +46,10 @@ class LocalBackend:
         return self._gateway.get_status()
 
     def wait_for_change(self, timeout_seconds: float) -> None:
-        if not self._instances.is_settled():
-            timeout_seconds = min(timeout_seconds, _BUSY_PAUSE_SECONDS)
+        pause_seconds = min(timeout_seconds, self._instances.compute_pause_seconds())
         processes = self._instances.list_processes()
         gateway = self._gateway.get_process()
-        _wait_for_end([process.pid for process in (*processes, *([gateway] if gateway else []))], timeout_seconds)
+        _wait_for_end([process.pid for process in (*processes, *([gateway] if gateway else []))], pause_seconds)
 
     def stop(self) -> None:
         self._instances.stop()
@@ -59,7 +60,7 @@ class LocalBackend:
 
 
 def _wait_for_end(pids: list[int], timeout_seconds: float) -> None:
-    """Return when one of the processes ends, or when the time is over."""
+    """Return when one of the processes ends, has ended already, or when the time is over."""
     poll = select.poll()
     descriptors = []
     try:
@@ -67,8 +68,8 @@ def _wait_for_end(pids: list[int], timeout_seconds: float) -> None:
             descriptors.append(os.pidfd_open(pid))
             poll.register(descriptors[-1], select.POLLIN)
         poll.poll(timeout_seconds * 1000)
-    except ProcessLookupError:  # ended already
-        time.sleep(min(timeout_seconds, _BUSY_PAUSE_SECONDS))
+    except ProcessLookupError:
+        return
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

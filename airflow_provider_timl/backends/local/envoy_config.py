@@ -1,7 +1,8 @@
 """Envoy's files, rendered from a ``GatewayConfig``: pure functions that return data.
 
 Three files are published: listeners (LDS), routes with hosts, keys and weights (RDS), clusters with endpoints (CDS).
-Endpoints stand inside static clusters, because Envoy opens an inotify instance for every EDS file.
+Endpoints stand inside static clusters, because Envoy opens an inotify instance for every EDS file. The version of each
+file is the digest of what is in it, so it changes with the settings and with this module, too.
 ``render_validation`` gives the same as one static bootstrap, which is what ``envoy --mode validate`` can check.
 
 :source: Envoy 1.40, ``envoy.config.*.v3``; measured choices are in docs/adr.
@@ -20,48 +21,38 @@ from airflow_provider_timl.settings import Settings
 
 Json = dict[str, Any]
 
-ROUTES_NAME = "timl"
-STAT_PREFIX = "gw"
-VERSION_HEADER = "x-timl-version"
-SERVED_BY_HEADER = "x-timl-served-by"
+_ROUTES_NAME = "timl"
+_STAT_PREFIX = "gw"
+#: Prefixes of Envoy's statistics for each of the three files.
+LISTENERS, CLUSTERS = "listener_manager.lds", "cluster_manager.cds"
+ROUTES = f"http.{_STAT_PREFIX}.rds.{_ROUTES_NAME}"
+_VERSION_HEADER = "x-timl-version"
+_SERVED_BY_HEADER = "x-timl-served-by"
 _CLIENT_HEADER = "x-timl-client"
 _TYPE = "type.googleapis.com/envoy."
 _KEY_FILTER = "envoy.filters.http.api_key_auth"
 _MOST_CONNECTIONS = 20_000
 _MOST_UPSTREAM_REQUESTS = 16_384
+_MOST_DRAWS = 50
+#: What may pass without a byte beyond the longest prediction: then a client is called stalled.
+_STALL_SECONDS = 30.0
+_HEADERS_SECONDS = 30.0
 _SENTENCES = {
+    400: "this is not a well-formed HTTP request ({details})",
     401: "the access key is missing or wrong; send it in the header Authorization",
-    403: "not allowed",
+    408: "the request did not arrive completely in time; send it again",
     413: "the request body is larger than {limit} bytes; send fewer instances at a time",
-    429: "too many requests; try again shortly",
+    431: "the request's headers are too large",
     502: "the model server ended the connection; try again",
     503: "no instance of this service is ready; try again shortly",
     504: "the model did not answer within {timeout:g} s",
 }
 _UNKNOWN_HOST = "there is no service at this host; the header Host says which service is meant"
-_UNKNOWN_VERSION = "this service has no such version; see the header X-TIML-Version"
 _NO_TRAFFIC = "no version of this service is ready yet; try again shortly"
 
 
 def build_cluster_name(service: str, version: int) -> str:
     return f"timl|{service}|v{version}"
-
-
-def compute_digest(config: GatewayConfig) -> str:
-    """Identity of a whole configuration, its keys included."""
-    return hashlib.sha256(json.dumps(dump_config(config)).encode()).hexdigest()[:24]
-
-
-def dump_config(config: GatewayConfig) -> list[Json]:
-    """The configuration as JSON, with keys: only for private files."""
-    return [
-        {
-            **vars(route),
-            "keys": [vars(key) for key in route.keys],
-            "versions": [vars(version) for version in route.versions],
-        }
-        for route in config.routes
-    ]
 
 
 def render_bootstrap(folder: Path, admin_socket: Path) -> Json:
@@ -78,14 +69,14 @@ def render_bootstrap(folder: Path, admin_socket: Path) -> Json:
 
 
 def render_listeners(settings: Settings, routes_file: Path) -> Json:
-    source = {"config_source": _render_file_source(routes_file), "route_config_name": ROUTES_NAME}
+    source = {"config_source": _render_file_source(routes_file), "route_config_name": _ROUTES_NAME}
     listener = _render_listener(settings, {"rds": source})
     return _render_discovery([{"@type": _TYPE + "config.listener.v3.Listener", **listener}])
 
 
 def render_routes(settings: Settings, config: GatewayConfig) -> Json:
     resource = {"@type": _TYPE + "config.route.v3.RouteConfiguration", **_render_route_configuration(settings, config)}
-    return _render_discovery([resource], compute_digest(config))
+    return _render_discovery([resource])
 
 
 def render_clusters(addresses: Mapping[str, tuple[str, ...]]) -> Json:
@@ -119,10 +110,8 @@ def list_clusters(config: GatewayConfig) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _render_discovery(resources: list[Json], version: str | None = None) -> Json:
-    if version is None:
-        version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:24]
-    return {"version_info": version, "resources": resources}
+def _render_discovery(resources: list[Json]) -> Json:
+    return {"version_info": hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:24], "resources": resources}
 
 
 def _render_file_source(path: Path) -> Json:
@@ -141,13 +130,15 @@ def _render_overload_manager() -> Json:
 def _render_listener(settings: Settings, routes: Json) -> Json:
     manager = {
         "@type": _TYPE + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": STAT_PREFIX,
+        "stat_prefix": _STAT_PREFIX,
         **routes,
         "strip_any_host_port": True,
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "use_remote_address": True,
+        "request_headers_timeout": f"{_HEADERS_SECONDS}s",
+        "stream_idle_timeout": f"{settings.request_timeout_seconds + _STALL_SECONDS}s",
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "none"},
         "early_header_mutation_extensions": [_render_header_removal()],
         "local_reply_config": _render_error_bodies(settings),
@@ -162,13 +153,22 @@ def _render_listener(settings: Settings, routes: Json) -> Json:
             },
             {
                 "name": "envoy.filters.http.router",
-                "typed_config": {"@type": _TYPE + "extensions.filters.http.router.v3.Router"},
+                "typed_config": {
+                    "@type": _TYPE + "extensions.filters.http.router.v3.Router",
+                    "suppress_envoy_headers": True,
+                },
             },
         ],
     }
     address = {"socket_address": {"address": settings.gateway_host, "port_value": settings.gateway_port}}
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
-    return {"name": "gateway", "address": address, "filter_chains": [{"filters": filters}]}
+    return {
+        "name": "gateway",
+        "address": address,
+        # otherwise a second gateway could listen there, too, and get half of the requests
+        "enable_reuse_port": False,
+        "filter_chains": [{"filters": filters}],
+    }
 
 
 def _key_auth(message: str) -> str:
@@ -180,19 +180,23 @@ def _render_key_source() -> Json:
 
 
 def _render_header_removal() -> Json:
-    """Callers may not claim to be a client that a key stands for."""
+    """Callers may not claim to be a client that a key stands for, nor tell Envoy how to retry or when to give up."""
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
             "@type": _TYPE + "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            "mutations": [{"remove": _CLIENT_HEADER}],
+            "mutations": [{"remove": _CLIENT_HEADER}, {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}],
         },
     }
 
 
 def _render_error_bodies(settings: Settings) -> Json:
     """Envoy's own answers as ``{"error": sentence}``; answers of model servers pass as they are."""
-    values = {"limit": settings.max_request_bytes, "timeout": settings.request_timeout_seconds}
+    values = {
+        "limit": settings.max_request_bytes,
+        "timeout": settings.request_timeout_seconds,
+        "details": "%RESPONSE_CODE_DETAILS%",
+    }
     return {
         "mappers": [
             {
@@ -211,7 +215,7 @@ def _render_error_bodies(settings: Settings) -> Json:
 
 def _render_route_configuration(settings: Settings, config: GatewayConfig) -> Json:
     hosts = [_render_virtual_host(settings, route) for route in config.routes]
-    return {"name": ROUTES_NAME, "virtual_hosts": [*hosts, _render_unknown_host()]}
+    return {"name": _ROUTES_NAME, "virtual_hosts": [*hosts, _render_unknown_host()]}
 
 
 def _render_virtual_host(settings: Settings, route: ServiceRoute) -> Json:
@@ -227,19 +231,22 @@ def _render_virtual_host(settings: Settings, route: ServiceRoute) -> Json:
                 "forwarding": {"header": _CLIENT_HEADER, "hide_credentials": True},
             }
         },
-        "routes": [*pins, _render_unknown_version(), _render_split(settings, route)],
+        "routes": [*pins, _render_unknown_version(route), _render_split(settings, route)],
     }
 
 
 def _render_pin(settings: Settings, service: str, version: VersionRoute) -> Json:
-    header = {"name": VERSION_HEADER, "string_match": {"exact": str(version.version)}}
+    header = {"name": _VERSION_HEADER, "string_match": {"exact": str(version.version)}}
     clusters = [_render_weighted_cluster(service, version, weight=1)]
     return {"match": {"prefix": "/", "headers": [header]}, "route": _render_action(settings, clusters)}
 
 
-def _render_unknown_version() -> Json:
-    match = {"prefix": "/", "headers": [{"name": VERSION_HEADER, "present_match": True}]}
-    return {"match": match, "direct_response": {"status": 404, "body": {"inline_string": _UNKNOWN_VERSION}}}
+def _render_unknown_version(route: ServiceRoute) -> Json:
+    match = {"prefix": "/", "headers": [{"name": _VERSION_HEADER, "present_match": True}]}
+    versions = ", ".join(str(version.version) for version in route.versions) or "none yet"
+    sentence = f"this service has no version %REQ({_VERSION_HEADER}):20%; its versions: {versions}"
+    body = {"text_format_source": {"inline_string": sentence}}
+    return {"match": match, "direct_response": {"status": 404, "body_format": body}}
 
 
 def _render_split(settings: Settings, route: ServiceRoute) -> Json:
@@ -254,7 +261,7 @@ def _render_split(settings: Settings, route: ServiceRoute) -> Json:
 
 
 def _render_weighted_cluster(service: str, version: VersionRoute, weight: int) -> Json:
-    served_by = {"key": SERVED_BY_HEADER, "value": f"{service}/v{version.version}"}
+    served_by = {"key": _SERVED_BY_HEADER, "value": f"{service}/v{version.version}"}
     return {
         "name": build_cluster_name(service, version.version),
         "weight": weight,
@@ -270,7 +277,8 @@ def _render_action(settings: Settings, clusters: list[Json]) -> Json:
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset",
             "num_retries": 3,
-            "host_selection_retry_max_attempts": 3,
+            # a dead instance has the fewest requests, so three draws of four give it again
+            "host_selection_retry_max_attempts": _MOST_DRAWS,
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
             "retry_host_predicate": [
                 {
@@ -307,8 +315,12 @@ def _render_cluster(name: str, addresses: tuple[str, ...]) -> Json:
         "lb_policy": "LEAST_REQUEST",
         # without it a removed but healthy instance keeps getting requests
         "ignore_health_on_host_removal": True,
-        # never send requests to instances that are known to be down
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            # never send requests to instances that are known to be down
+            "healthy_panic_threshold": {"value": 0},
+            # otherwise what health checks find may reach the workers a second late
+            "update_merge_window": "0s",
+        },
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
         "health_checks": [
             {

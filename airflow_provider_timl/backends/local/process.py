@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,12 +16,11 @@ _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "
 
 
 class ManagedProcess:
-    """A process by pid and start time, so that a reused pid is never mistaken for it."""
+    """A process by pid and start time (psutil's identity), so that a reused pid is never mistaken for it."""
 
     def __init__(self, process: psutil.Process, popen: subprocess.Popen[bytes] | None = None) -> None:
         self._process = process
         self._popen = popen
-        self.started_at = process.create_time()
 
     @property
     def pid(self) -> int:
@@ -29,7 +29,10 @@ class ManagedProcess:
     def is_alive(self) -> bool:
         if self._popen is not None:
             return self._popen.poll() is None
-        return bool(self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE)
+        try:
+            return bool(self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
 
     def describe_exit(self) -> str:
         """How it ended, as far as can be known: only a parent learns the status."""
@@ -45,52 +48,86 @@ class ManagedProcess:
         except psutil.NoSuchProcess:
             return 0.0
 
+    def get_cpus(self) -> list[int]:
+        """The CPUs that it may run on; none when it is gone."""
+        try:
+            return list(self._process.cpu_affinity())
+        except psutil.NoSuchProcess:
+            return []
+
+    def get_environment(self, name: str) -> str:
+        """A variable it was started with; empty when it has none or is gone."""
+        try:
+            return str(self._process.environ().get(name, ""))
+        except psutil.NoSuchProcess:
+            return ""
+
     def send_signal(self, number: signal.Signals) -> None:
         """A process that is gone already is no error."""
-        try:
+        with suppress(psutil.NoSuchProcess):
             self._process.send_signal(number)
-        except psutil.NoSuchProcess:
-            return
 
     def wait(self, timeout_seconds: float) -> bool:
         """Whether it ended in time."""
         try:
-            self._process.wait(timeout_seconds)
-        except psutil.TimeoutExpired:
+            if self._popen is not None:  # psutil would take the exit status away from it
+                self._popen.wait(timeout_seconds)
+            else:
+                self._process.wait(timeout_seconds)
+        except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
             return False
         return True
 
 
+class _Child(subprocess.Popen[bytes]):
+    """A child that may outlive us."""
+
+    def __del__(self) -> None:
+        """Not a leak, which is what ``Popen`` would warn of."""
+
+
 def spawn(
-    command: Sequence[str], log_file: Path, extra_environment: dict[str, str], cpus: Sequence[int] | None = None
+    command: Sequence[str],
+    *,
+    log_file: Path,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    cpus: Sequence[int] | None = None,
 ) -> ManagedProcess:
-    """Start a process of its own session, with a small environment and its output appended to a private log."""
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    """Start a process of its own session in ``folder``, with a small environment and its output appended to a log.
+
+    :param cpus: the CPUs that it may run on; ``None`` leaves all to it.
+    :raises OSError: it cannot be started.
+    """
+    inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     log = os.open(log_file, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     try:
-        popen = subprocess.Popen(
+        popen = _Child(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**environment, **extra_environment},
+            cwd=folder,  # private: `python -m` looks for modules in it first
+            env={**inherited, **(environment or {})},
             start_new_session=True,
         )
     finally:
         os.close(log)
     process = psutil.Process(popen.pid)
     if cpus is not None:
-        process.cpu_affinity(list(cpus))
+        with suppress(psutil.NoSuchProcess):  # it ended at once; who watches it will see
+            process.cpu_affinity(list(cpus))
     return ManagedProcess(process, popen)
 
 
-def find_processes(matches: Callable[[list[str]], bool]) -> list[ManagedProcess]:
-    """Our own living processes whose command line matches."""
+def find_processes(matches: Callable[[list[str]], bool]) -> list[tuple[ManagedProcess, list[str]]]:
+    """Our own living processes whose command line matches, with that line."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.uids().real == os.getuid() and matches(process.cmdline()):
-                found.append(ManagedProcess(process))
+            line = process.cmdline()
+            if process.uids().real == os.getuid() and matches(line) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append((ManagedProcess(process), line))
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended while we looked, or is not ours to see
             continue
     return found
