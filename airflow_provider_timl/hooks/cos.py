@@ -30,7 +30,12 @@ class COSHook(S3Hook):
     ) -> Any:
         asked = config or self.config
         style = (asked.s3 or {}).get("addressing_style") if asked else None
-        own = Config(s3={"addressing_style": style or "virtual"})
+        own = Config(
+            s3={"addressing_style": style or "virtual"},
+            # COS refuses the checksums that boto3 adds by itself since 1.36
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
         return super().get_client_type(region_name, asked.merge(own) if asked else own, deferrable)
 
     @staticmethod

@@ -151,15 +151,7 @@ class ServiceRegistry:
             row = session.get(RevisionRow, (rows.get_live(session, name).id, revision))
             if row is None:
                 raise NotFoundError("revision", f"{revision} of service {name}")
-            model, target = rows.get_live(session, name).model, ServiceSpec.model_validate(row.spec)
-        for version in target.versions:
-            try:
-                self._repository.get_version(name=model, version=version.version)
-            except NotFoundError as exc:
-                raise ConflictError(
-                    f"revision {revision} of {name!r} needs version {version.version} of model {model!r}, "
-                    "which was deleted from the repository"
-                ) from exc
+            target = ServiceSpec.model_validate(row.spec)
         return self._change(name, f"rollback to revision {revision}", actor, lineage, lambda _spec, _ready: target)
 
     def delete_service(self, *, name: str, actor: str) -> Service:

@@ -6,9 +6,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from airflow_provider_timl.database.sessions import record_event
-from airflow_provider_timl.database.tables import RevisionRow, ServiceRow, ServiceVersionRow
+from airflow_provider_timl.database.tables import ModelVersionRow, RevisionRow, ServiceRow, ServiceVersionRow
 from airflow_provider_timl.entities import Lineage, Revision, Service, ServiceSpec, ServiceVersion, ServiceVersionSpec
 from airflow_provider_timl.exceptions import ConflictError, NotFoundError
+from airflow_provider_timl.repository.rows import get_model_row
 from airflow_provider_timl.states import ServiceState, ServiceVersionState
 
 
@@ -52,6 +53,11 @@ def list_observed(session: Session, service_id: int) -> dict[int, ServiceVersion
 def record_revision(
     session: Session, row: ServiceRow, spec: ServiceSpec, *, action: str, actor: str, lineage: Lineage | None
 ) -> None:
+    """Write down a new wish.
+
+    :raises ConflictError: a model version of it is no longer in the repository.
+    """
+    hold_model_versions(session, row.model, spec)
     session.add(
         RevisionRow(
             service_id=row.id,
@@ -64,6 +70,14 @@ def record_revision(
     )
     session.flush()
     record_event(session, actor, action, f"service:{row.name}", revision=row.revision)
+
+
+def hold_model_versions(session: Session, model: str, spec: ServiceSpec) -> None:
+    """Keep the versions from being deleted until the transaction ends; afterwards the revision does."""
+    get_model_row(session, model, lock=True)
+    for wanted in spec.versions:
+        if session.get(ModelVersionRow, (model, wanted.version)) is None:
+            raise ConflictError(f"version {wanted.version} of model {model!r} was deleted from the repository")
 
 
 def to_revision(row: RevisionRow) -> Revision:

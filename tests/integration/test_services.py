@@ -247,3 +247,16 @@ def test_stopping_the_controller_politely_leaves_services_running(stack: Stack, 
     assert stack.predict(iris, FLOWER)[0] == 200
     stack.start_controller()
     add_ready_version(stack, 2)
+
+
+def test_rollback_to_a_version_that_was_deleted_is_refused(stack: Stack, iris: str, tmp_path: Path) -> None:
+    (tmp_path / "iris.pmml").write_text((IRIS / "LogisticRegressionIris.pmml").read_text())
+    version = stack.save_model("iris", tmp_path).version
+    add_ready_version(stack, version)
+    revision = stack.registry.get_service(iris).revision
+    stack.registry.remove_version(name=iris, version=version, actor=ACTOR)
+    stack.wait_until_in_sync(iris)
+    stack.repository.delete_version(name="iris", version=version, actor=ACTOR)
+    with pytest.raises(ConflictError, match=f"version {version} of model 'iris' was deleted"):
+        stack.registry.rollback(name=iris, revision=revision, actor=ACTOR)
+    assert stack.registry.get_service(iris).revision == revision + 1
