@@ -240,7 +240,7 @@ def test_body_over_the_limit_is_413_at_the_gateway(hook: TimlHook, service: str)
         ({"Host": "nobody.timl.local"}, 404, "no service at this host"),
         ({"Authorization": "0" * 40}, 401, "access key"),
         ({"Authorization": ""}, 401, "access key"),
-        ({"X-TIML-Version": "99"}, 404, "X-TIML-Version"),
+        ({"X-TIML-Version": "99"}, 404, "no version 99; its versions: 1"),
     ],
 )
 def test_gateway_refuses_in_json_with_a_sentence(
