@@ -43,7 +43,10 @@ class PmmlEngine:
         self._outputs = _choose_outputs(self._model, document.output_names)
         self._converters = _build_converters()
         self._objects = jpype.JArray(jpype.JObject)
+        self._map = get_java_class("java.util.HashMap")
+        self._output_names = [str(field.name()) for field in self._model.outputFields()]
         inputs = [_build_input(document, str(name)) for name in self._model.inputNames()]
+        self._names = [field.name for field in inputs]
         self._reader = RowReader(inputs)
         example = {"instances": [{field.name: _build_example(document.data_fields[field.name]) for field in inputs}]}
         self.signature = Signature(
@@ -99,10 +102,23 @@ class PmmlEngine:
         except InvalidInputError as exc:
             return exc
 
+    def _evaluate(self, row: Row) -> Sequence[Any]:
+        """All output fields of the model, as Java objects.
+
+        A row with a missing value goes as a map: in an array, PMML4S takes the missing value of an integer field for
+        the smallest integer (seen with 1.5.8).
+        """
+        if None not in row:
+            answer: Sequence[Any] = self._model.predict(self._objects(row))
+            return answer
+        values = self._map({name: value for name, value in zip(self._names, row, strict=True) if value is not None})
+        by_name = self._model.predict(values)
+        return [by_name.get(name) for name in self._output_names]
+
     def _predict(self, row: Row) -> dict[str, Any]:
         """Outputs by name. NaN and infinities, which JSON does not have, become ``None`` like a missing value."""
         try:
-            answer = self._model.predict(self._objects(row))
+            answer = self._evaluate(row)
         except jpype.JException as exc:
             raise InvalidInputError(f"the model cannot evaluate the row: {exc.message()}") from exc
         converters = self._converters
