@@ -175,22 +175,22 @@ class TimlHook(BaseHook):
 
         :raises ConflictError: the service serves another model, or this version with another specification.
         """
-        body = _build_version_body(
-            version=version,
-            alias=alias,
-            runtime=runtime,
-            resources=resources,
-            instances=instances,
-            lineage=lineage,
-        )
+        specification: dict[str, Any] = {
+            "version": version,
+            "alias": alias,
+            "instances": instances,
+            "resources": resources,
+            "runtime": runtime,
+            "lineage": lineage,
+        }
         existing = self.find_service(service_name)
-        if existing is None:
-            created = {"name": service_name, "model": model_name, **body}
-            service = self._call("POST", "/services", Service, json=created)
-        elif existing.model != model_name:
+        if existing is not None and existing.model != model_name:
             raise exceptions.ConflictError(f"service {service_name!r} serves model {existing.model!r}")
-        else:
-            service = self._call("POST", f"/services/{_quote(service_name)}/versions", Service, json=body)
+        if existing is not None:
+            waiting: dict[str, Any] = {"wait": wait, "timeout_seconds": timeout_seconds}
+            return self.add_version(service_name=service_name, **specification, **waiting)
+        body = {"name": service_name, "model": model_name, **_build_version_body(**specification)}
+        service = self._call("POST", "/services", Service, json=body)
         return self.wait_for_service(service_name, timeout_seconds=timeout_seconds) if wait else service
 
     def add_version(
