@@ -385,7 +385,7 @@ def test_killed_instances_of_a_pair_lose_no_request(machine: LocalMachine) -> No
         return all(ready) and status is not None and len(status.healthy) == 2
 
     with load(machine, rate=300) as clients:
-        for turn in range(5):
+        for turn in range(8):
             restarts = sum(status.restarts for status in machine.backend.list_instances())
             machine.list_servers()[turn % 2].kill()
             wait_until(
