@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -46,9 +47,11 @@ def _no_process_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         wait_until(lambda: not find_left(), timeout_seconds=END_SECONDS)
     except AssertionError:
         left = find_left()
-        described = [f"{process.pid}: {' '.join(process.cmdline())}" for process in left]
+        described = []
         for process in left:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended after all, too late
+                described.append(f"{process.pid}: {' '.join(process.cmdline())}")
+                process.kill()
         pytest.fail("processes left behind:\n" + "\n".join(described))
 
 
