@@ -7,7 +7,7 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 IRIS = DATA / "pmml_lr" / "LogisticRegressionIris.pmml"
-ANGEL_LR = DATA / "angel_lr" / "6"
+ANGEL_LR = DATA / "angel" / "published" / "lr" / "6"
 
 
 def write_pmml(folder: Path, text: str | None = None) -> Path:

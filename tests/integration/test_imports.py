@@ -142,7 +142,7 @@ def test_numbered_folder_below_the_prefix_is_the_model(cos: Cos) -> None:
     cos.put_folder("angel/lr/6", ANGEL_LR)
     made = cos.load(f"s3://{cos.bucket}/angel/lr")
     assert [file.path for file in made.files] == [f"6/{path}" for path in list_folder(ANGEL_LR)]
-    assert made.inspection.framework == {"angel": "graph.json"}
+    assert made.inspection.checks == ["structure", "loaded", "example"]
 
 
 @pytest.mark.parametrize("name", ["lr.zip", "lr.tar.gz", "LR.TGZ"])

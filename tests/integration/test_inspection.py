@@ -57,9 +57,16 @@ def test_pmml_is_loaded_and_tried(tmp_path: Path, settings: Settings) -> None:
 
 def test_types_without_a_runtime_are_inspected_by_structure(tmp_path: Path, settings: Settings) -> None:
     saved = write_saved_model(tmp_path / "saved")
-    angel = copy_angel_model(tmp_path / "lr" / "6")
     assert inspect_in_limited_process(saved, "tensorflow", settings=settings).checks == ["structure"]
-    assert inspect_in_limited_process(angel.parent, "angel", settings=settings).checks == ["structure"]
+
+
+def test_angel_model_is_loaded_and_tried(tmp_path: Path, settings: Settings) -> None:
+    model = copy_angel_model(tmp_path / "lr" / "6")
+    report = inspect_in_limited_process(model.parent, "angel", settings=settings)
+    assert report.checks == ["structure", "loaded", "example"]
+    assert report.signature is not None
+    assert report.signature.inputs[0].shape == [123]
+    assert report.framework["fc_weight_layout"] == "out_in"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""The engine of the ``angel`` runtime."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from airflow_provider_timl.entities import InspectionReport, Resources, Signature, SignatureField
+from airflow_provider_timl.exceptions import InvalidInputError, NotFoundError, TimlError
+from airflow_provider_timl.runtimes.angel.batch import Batch, join_batches
+from airflow_provider_timl.runtimes.angel.graph import Graph, read_graph
+from airflow_provider_timl.runtimes.angel.layers import Network
+from airflow_provider_timl.runtimes.angel.losses import Answers, get_loss, to_java
+from airflow_provider_timl.runtimes.angel.requests import AngelRequest, RequestReader
+from airflow_provider_timl.runtimes.angel.weights import WeightReader
+from airflow_provider_timl.runtimes.contract import RuntimeProgram
+
+log = logging.getLogger(__name__)
+
+#: Numbers that a part of a batch may take at its widest layer.
+_MOST_NUMBERS = 2**24
+_MOST_DENSE_EXAMPLE = 32
+_EXAMPLE_FEATURES = 3
+_OUTPUTS = ("pred", "proba", "predLabel", "attached")
+
+
+class AngelEngine:
+    """A loaded Angel model. Arithmetic is that of the model's own type, ``float`` or ``double``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.graph = read_graph(folder)
+        self.layout = self.graph.fc_weight_layout
+        log.info("fully connected weights are read as %s", self.layout)
+        self._network = Network(self.graph, WeightReader(folder, self.graph.value_type, ","), self.layout)
+        self._loss = get_loss(self.graph.layers[-1].loss, self._network.width)
+        self._reader = RequestReader(
+            self.graph.dimension,
+            self.graph.value_type,
+            self.graph.has_long_keys,
+            self._network.feature_count,
+            self._network.needs_features,
+        )
+        self._part = max(1, _MOST_NUMBERS // max(1, self._network.most_width))
+        self.signature = build_signature(self.graph, self._network.feature_count)
+
+    def describe(self) -> dict[str, Any]:
+        """Angel Serving's ``typeMap`` and ``dim``."""
+        types = {
+            "valueType": "DT_FLOAT" if self.graph.value_type == "f4" else "DT_DOUBLE",
+            "keyType": "DT_INT64" if self.graph.has_long_keys else "DT_INT32",
+        }
+        dimension = {"dim": str(self.graph.dimension)} if self.graph.dimension else {}
+        return {"typeMap": types, **dimension, "fc_weight_layout": self.layout}
+
+    def parse(self, verb: str, body: bytes) -> AngelRequest:
+        if verb != "predict":
+            raise NotFoundError("method", f":{verb} of an Angel model (only :predict)")
+        return self._reader.read(body)
+
+    def count_rows(self, request: AngelRequest) -> int:
+        return len(request.batch)
+
+    def run(self, batch: Sequence[AngelRequest]) -> list[bytes | TimlError]:
+        lines = self._predict(join_batches([request.batch for request in batch]))
+        return [
+            b'{"predictions":[%b]}'
+            % ",".join(
+                _finish(next(lines), request.names[number], number) for number in range(len(request.batch))
+            ).encode()
+            for request in batch
+        ]
+
+    def score(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[dict[str, object] | TimlError]:
+        known = [name for name in ("values", "sparseIndices", "sparseValues") if name in columns]
+        if not known:
+            raise InvalidInputError("the input needs the column values, or sparseIndices and sparseValues", "values")
+        results: list[dict[str, object] | TimlError] = []
+        for row in rows:
+            given = dict(zip(columns, row, strict=False))
+            try:
+                instance = {name: _to_list(given[name]) for name in known if given.get(name) is not None}
+                request = self._reader.read_instances([instance])
+            except InvalidInputError as exc:
+                results.append(exc)
+            else:
+                results.append(self._score(request))
+        return results
+
+    def close(self) -> None:
+        """Nothing: the arrays go with the process."""
+
+    def _score(self, request: AngelRequest) -> dict[str, object]:
+        answers = self._loss(self._network.run(request.batch))
+        numbers = (answers.pred, answers.proba, answers.label, answers.attached)
+        return {name: float(values[0]) for name, values in zip(_OUTPUTS, numbers, strict=True)}
+
+    def _predict(self, batch: Batch) -> Iterator[str]:
+        """The fields of each instance's answer but its ``sid``."""
+        for first in range(0, len(batch), self._part):
+            part = batch.slice(first, min(first + self._part, len(batch)))
+            yield from _write(self._loss(self._network.run(part)))
+
+
+def _write(answers: Answers) -> Iterator[str]:
+    """In the order of Angel Serving's answers. Servers know no true label: it is always 0.0."""
+    columns = (answers.proba, answers.pred, answers.attached, answers.label)
+    for proba, pred, attached, label in zip(*(column.tolist() for column in columns), strict=True):
+        yield (
+            f'{{"trueLabel":"0.0","proba":"{to_java(proba)}","pred":"{to_java(pred)}",'
+            f'"attached":"{to_java(attached)}","predLabel":"{to_java(label)}"'
+        )
+
+
+def _finish(line: str, name: str | None, number: int) -> str:
+    sid = f'"{number}"' if name is None else orjson.dumps(name).decode()
+    return f'{line},"sid":{sid}}}'
+
+
+def _to_list(value: Any) -> Any:
+    """A cell of a table: a list (Parquet), or the JSON of one (CSV)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidInputError("the cell is not the JSON of a list") from exc
+
+
+def build_signature(graph: Graph, feature_count: int | None) -> Signature:
+    """Requests are dense or sparse, so no field is required by itself."""
+    dtype = "float" if graph.value_type == "f4" else "double"
+    count: list[int | None] = [feature_count]
+    inputs = [
+        SignatureField(name="sparseIndices", dtype="integer", shape=count, required=False),
+        SignatureField(name="sparseValues", dtype=dtype, shape=count, required=False),
+    ]
+    if graph.dimension >= 0 and not graph.has_long_keys:
+        inputs.insert(0, SignatureField(name="values", dtype=dtype, shape=[graph.dimension], required=False))
+    outputs = [SignatureField(name=name, dtype="double") for name in _OUTPUTS]
+    return Signature(inputs=inputs, outputs=outputs, example={"instances": [_build_instance(graph, feature_count)]})
+
+
+def _build_instance(graph: Graph, feature_count: int | None) -> Any:
+    dimension = graph.dimension
+    if feature_count is None and 0 < dimension <= _MOST_DENSE_EXAMPLE and not graph.has_long_keys:
+        return [1.0] * dimension
+    count = feature_count or (min(dimension, _EXAMPLE_FEATURES) if dimension > 0 else _EXAMPLE_FEATURES)
+    return {"sparseIndices": list(range(count)), "sparseValues": [1.0] * count}
+
+
+def inspect_angel(folder: Path, resources: Resources) -> InspectionReport:
+    """Read all matrices and try the model. For a limited process: the files are hostile until this returned.
+
+    :raises InvalidModelError: with the reason.
+    """
+    engine = AngelEngine(folder)
+    request = engine.parse("predict", orjson.dumps(engine.signature.example))
+    engine.run([request])
+    return InspectionReport(
+        model_type="angel",
+        checks=["structure", "loaded", "example"],
+        signature=engine.signature,
+        framework={
+            "value_type": engine.describe()["typeMap"]["valueType"],
+            "layers": ", ".join(layer.kind for layer in engine.graph.layers),
+            "fc_weight_layout": engine.layout,
+        },
+    )
+
+
+def load_angel(folder: Path, resources: Resources) -> AngelEngine:
+    """Load the model of an artifact, and run its example once.
+
+    :raises InvalidModelError: it cannot be loaded.
+    """
+    engine = AngelEngine(folder)
+    engine.run([engine.parse("predict", orjson.dumps(engine.signature.example))])
+    return engine
+
+
+RUNTIME = RuntimeProgram(
+    name="angel",
+    model_type="angel",
+    requires=("httptools", "numpy", "orjson", "prometheus_client", "pyarrow", "uvloop"),
+    extra="angel",
+    inspect=inspect_angel,
+    load=load_angel,
+)

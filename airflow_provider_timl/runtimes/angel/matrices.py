@@ -1,0 +1,256 @@
+"""The partition files of a matrix: eight formats, decoded by NumPy and Arrow, each in one pass.
+
+A row is its column ids, ascending, and their values. The rows beyond those that are asked for, which hold an
+optimizer's state, are not read. Binary files are big-endian without padding; text is read by its lines, since the
+lengths in ``meta`` are those before a conversion of line ends.
+
+:source: Angel, ``com.tencent.angel.model.output.format``.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv
+
+from airflow_provider_timl.exceptions import InvalidModelError
+from airflow_provider_timl.runtimes.angel.meta import MatrixMeta, PartitionMeta, read_meta
+from airflow_provider_timl.runtimes.angel.strict_json import open_regular
+
+_NEWLINE = 10
+_SCANNED_BYTES = 16 * 1024 * 1024
+_BLOCK_BYTES = 16 * 1024 * 1024
+_MOST_VALUES_A_COLUMN = 65_536
+Bytes = NDArray[np.uint8]
+Keys = NDArray[np.int64]
+Values = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """:param fields: of a record, in order: ``row``, ``column``, ``value``."""
+
+    is_text: bool
+    is_by_column: bool
+    fields: tuple[str, ...]
+
+
+FORMATS = {
+    "ColIdValueTextRowFormat": Format(True, False, ("column", "value")),
+    "RowIdColIdValueTextRowFormat": Format(True, False, ("row", "column", "value")),
+    "ValueTextRowFormat": Format(True, False, ("value",)),
+    "ColIdValueBinaryRowFormat": Format(False, False, ("column", "value")),
+    "RowIdColIdValueBinaryRowFormat": Format(False, False, ("row", "column", "value")),
+    "ValueBinaryRowFormat": Format(False, False, ("value",)),
+    "TextColumnFormat": Format(True, True, ("column", "value")),
+    "BinaryColumnFormat": Format(False, True, ("column", "value")),
+}
+
+
+@dataclass(frozen=True)
+class Records:
+    """Decoded records of one partition. ``values``: shape (records,), or (records, width) by column."""
+
+    rows: NDArray[np.int32]
+    keys: Keys
+    values: Values
+
+
+def read_rows(folder: Path, count: int, separator: str) -> tuple[MatrixMeta, list[tuple[Keys, Values]]]:
+    """Rows 0 to ``count - 1`` of a matrix that is stored by row.
+
+    :raises InvalidModelError: with the file and the reason.
+    """
+    meta = read_meta(folder)
+    _check_format(meta, is_by_column=False)
+    stored = {row for partition in meta.partitions for row in partition.element_counts}
+    absent = next((row for row in range(count) if row not in stored), None)
+    if absent is not None:
+        raise InvalidModelError(f"{folder.name} has no row {absent}; the graph needs {count}")
+    records = _PartitionReader(folder, meta, count, separator).read()
+    order = np.argsort(records.rows, kind="stable")
+    keys, values = records.keys[order], records.values[order]
+    ends = np.searchsorted(records.rows[order], np.arange(count + 1)).tolist()
+    return meta, [_sort(meta, row, keys[low:high], values[low:high]) for row, (low, high) in enumerate(pairwise(ends))]
+
+
+def read_columns(folder: Path, width: int, separator: str) -> tuple[MatrixMeta, Keys, Values]:
+    """Column ids, ascending, and the first ``width`` values of each: shape (columns, width).
+
+    :raises InvalidModelError: with the file and the reason.
+    """
+    meta = read_meta(folder)
+    _check_format(meta, is_by_column=True)
+    records = _PartitionReader(folder, meta, width, separator).read()
+    return meta, *_sort(meta, None, records.keys, records.values)
+
+
+def _check_format(meta: MatrixMeta, *, is_by_column: bool) -> None:
+    found = FORMATS.get(meta.format_name)
+    if found is None or found.is_by_column is not is_by_column:
+        usable = ", ".join(name for name, known in FORMATS.items() if known.is_by_column is is_by_column)
+        raise InvalidModelError(f"{meta.name}/meta: format {meta.format_name[:80]!r} is not read here; {usable} are")
+
+
+def _sort(meta: MatrixMeta, row: int | None, keys: Keys, values: Values) -> tuple[Keys, Values]:
+    """By column id. No id twice; a dense row has every column."""
+    where = meta.name if row is None else f"{meta.name}, row {row}"
+    if not np.all(keys[1:] > keys[:-1]):
+        order = np.argsort(keys, kind="stable")
+        keys, values = keys[order], values[order]
+        if np.any(keys[1:] == keys[:-1]):
+            raise InvalidModelError(f"{where} has a column twice")
+    if meta.row_type.is_dense:
+        is_whole = len(keys) > 0 and keys[0] == 0 and keys[-1] == len(keys) - 1
+        if not is_whole or len(keys) != meta.columns:
+            raise InvalidModelError(f"{where} is dense and has {len(keys)} of its {meta.columns} columns")
+    return keys, values
+
+
+class _PartitionReader:
+    """:param count: rows, or values a column, that are wanted of each partition."""
+
+    def __init__(self, folder: Path, meta: MatrixMeta, count: int, separator: str) -> None:
+        self._folder = folder
+        self._meta = meta
+        self._format = FORMATS[meta.format_name]
+        self._count = count
+        self._separator = separator
+        self._types = {
+            "row": np.dtype("i4"),
+            "column": np.dtype("i8" if meta.row_type.has_long_keys else "i4"),
+            "value": np.dtype(meta.row_type.value_type),
+        }
+
+    def read(self) -> Records:
+        """All partitions, in no order of columns."""
+        parts = list(self._read_partitions())
+        return Records(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "keys", "values"))
+        )
+
+    def _read_partitions(self) -> Iterator[Records]:
+        by_file: dict[str, list[PartitionMeta]] = {}
+        for partition in self._meta.partitions:
+            by_file.setdefault(partition.file_name, []).append(partition)
+        for name, partitions in by_file.items():
+            with open_regular(self._folder / name, f"{self._meta.name}/{name}") as file:
+                size = os.fstat(file.fileno()).st_size
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            partitions.sort(key=lambda partition: partition.offset)
+            ends = [*(partition.offset for partition in partitions[1:]), size]
+            for partition, end in zip(partitions, ends, strict=True):
+                if partition.offset > end:
+                    raise InvalidModelError(f"{partition.where} begins at {partition.offset}; its file ends at {size}")
+                if self._format.is_text and partition.offset and content[partition.offset - 1] != _NEWLINE:
+                    raise InvalidModelError(f"{partition.where} begins at {partition.offset}, within a line")
+                yield self._read_partition(partition, np.frombuffer(content, np.uint8)[partition.offset : end])
+
+    def _read_partition(self, partition: PartitionMeta, data: Bytes) -> Records:
+        """:param data: from its offset to the next partition in the file, which this one cannot reach into."""
+        counts = self._count_records(partition)
+        width = self._get_width(partition) if self._format.is_by_column else 1
+        columns = [*self._format.fields[:-1], *["value"] * width]
+        decode = self._decode_text if self._format.is_text else self._decode_binary
+        fields = decode(data, sum(counts.values()), columns, partition.where)
+        rows = np.repeat(np.array(list(counts), np.int32), list(counts.values()))
+        if "row" in columns and not np.array_equal(fields[0], rows):
+            raise InvalidModelError(f"{partition.where}: a record is of another row than the meta says")
+        keys = fields[columns.index("column")] if "column" in columns else _number_columns(partition, counts)
+        values = fields[-width:]
+        self._check_keys(keys, partition)
+        return Records(
+            rows=rows,
+            keys=keys.astype(np.int64),
+            values=np.stack(values[: self._count], axis=1) if self._format.is_by_column else values[0],
+        )
+
+    def _count_records(self, partition: PartitionMeta) -> dict[int, int]:
+        """Records of each wanted row; by column, all are row 0's."""
+        if self._format.is_by_column:
+            return {0: partition.column_count}
+        wanted = {row: number for row, number in partition.element_counts.items() if row < self._count}
+        width = partition.end_column - partition.first_column
+        is_dense = self._meta.row_type.is_dense and not partition.is_hashed
+        if is_dense and any(number != width for number in wanted.values()):
+            raise InvalidModelError(f"{partition.where}: a dense row has other than {width} elements")
+        return wanted
+
+    def _get_width(self, partition: PartitionMeta) -> int:
+        """Values that are stored of each column."""
+        width = partition.values_a_column
+        widths = {other.values_a_column for other in self._meta.partitions}
+        if len(widths) > 1 or width > min(self._meta.rows, _MOST_VALUES_A_COLUMN):
+            raise InvalidModelError(f"{partition.where}: a column has {width} values, of {self._meta.rows} rows")
+        if width < self._count:
+            raise InvalidModelError(f"{partition.where}: a column has {width} values; the graph needs {self._count}")
+        return width
+
+    def _check_keys(self, keys: Keys, partition: PartitionMeta) -> None:
+        if not len(keys):
+            return
+        first, last = int(keys.min()), int(keys.max())
+        low, high = (first, last + 1) if partition.is_hashed else (partition.first_column, partition.end_column)
+        if not low <= first <= last < high:
+            raise InvalidModelError(f"{partition.where}: columns {first} to {last} are not within {low} and {high}")
+        if (first < 0 and not self._meta.row_type.has_long_keys) or (0 < self._meta.columns <= last):
+            raise InvalidModelError(f"{partition.where}: columns {first} to {last} are not of {self._meta.columns}")
+
+    def _decode_binary(self, data: Bytes, count: int, columns: list[str], where: str) -> list[Any]:
+        names = [f"{name}{number}" for number, name in enumerate(columns)]
+        types = [self._types[name].newbyteorder(">") for name in columns]
+        record = np.dtype(list(zip(names, types, strict=True)))
+        if count * record.itemsize > len(data):
+            raise InvalidModelError(f"{where}: {len(data)} bytes cannot hold {count} records of {record.itemsize}")
+        records = data[: count * record.itemsize].view(record)
+        return [records[name].astype(records[name].dtype.newbyteorder("=")) for name in names]
+
+    def _decode_text(self, data: Bytes, count: int, columns: list[str], where: str) -> list[Any]:
+        if count * 2 * len(columns) > len(data) + 1:  # a digit and a separator each, but for the last line's end
+            raise InvalidModelError(f"{where}: {len(data)} bytes cannot hold {count} lines of {len(columns)} fields")
+        if count == 0:
+            return [np.empty(0, self._types[name]) for name in columns]
+        names = [f"{name}{number}" for number, name in enumerate(columns)]
+        types = [pa.from_numpy_dtype(self._types[name]) for name in columns]
+        options = {"quote_char": False, "escape_char": False, "ignore_empty_lines": False}
+        try:
+            table = csv.read_csv(
+                pa.BufferReader(pa.py_buffer(data[: _find_end(data, count, where)])),
+                read_options=csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
+                parse_options=csv.ParseOptions(delimiter=self._separator, **options),
+                convert_options=csv.ConvertOptions(column_types=dict(zip(names, types, strict=True)), null_values=[]),
+            )
+        except pa.ArrowInvalid as exc:
+            raise InvalidModelError(f"{where}: {str(exc)[:200]}") from exc
+        if table.num_rows != count:
+            raise InvalidModelError(f"{where} has {table.num_rows} lines; the meta says {count}")
+        return [table[name].to_numpy() for name in names]
+
+
+def _number_columns(partition: PartitionMeta, counts: dict[int, int]) -> Keys:
+    """Column ids where the format stores none: the values stand in the order of the columns."""
+    if not counts:
+        return np.empty(0, np.int64)
+    return np.concatenate([partition.first_column + np.arange(number, dtype=np.int64) for number in counts.values()])
+
+
+def _find_end(data: Bytes, count: int, where: str) -> int:
+    """Where ``count`` lines end; the last one may lack its line end."""
+    missing = count
+    for start in range(0, len(data), _SCANNED_BYTES):
+        ends = np.flatnonzero(data[start : start + _SCANNED_BYTES] == _NEWLINE)
+        if missing <= len(ends):
+            return int(start + ends[missing - 1] + 1)
+        missing -= len(ends)
+    if missing == 1 and len(data) and data[-1] != _NEWLINE:
+        return len(data)
+    raise InvalidModelError(f"{where} has {count - missing} lines; the meta says {count}")
