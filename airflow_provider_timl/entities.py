@@ -137,10 +137,12 @@ class ModelDetail(Model):
 
 
 class Runtime(Entity):
-    """A program that serves a model type here, and whether what it needs is installed."""
+    """A program that serves a model type here, and whether what it needs is installed. ``options`` is the JSON schema
+    of what it can be deployed with."""
 
     name: str
     model_type: str
+    options: dict[str, Any]
     installed: bool
     missing: str | None = None
 
@@ -154,10 +156,12 @@ class Resources(Entity):
 
 
 class ServiceVersionSpec(Entity):
-    """What is wanted of one version of a service. ``version`` is the model version's number."""
+    """What is wanted of one version of a service. ``version`` is the model version's number, ``options`` are those of
+    its runtime that differ from the defaults."""
 
     version: int = Field(ge=1)
     runtime: str
+    options: dict[str, Any] = {}
     resources: Resources = Resources()
     instances: int = Field(default=1, ge=1, le=64)
     traffic_percent: Percent = 0
@@ -185,6 +189,7 @@ class ServiceVersion(Entity):
     ready_instances: int
     traffic_percent: float
     runtime: str
+    options: dict[str, Any] = {}
     resources: Resources
     reason: str | None = None
 

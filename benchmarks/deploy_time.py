@@ -22,9 +22,9 @@ FLOWER = {"instances": [{"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}]}
 BARE = """
 import sys
 from airflow_provider_timl.entities import Resources
-from airflow_provider_timl.runtimes.contract import get_runtime
+from airflow_provider_timl.runtimes.contract import RuntimeOptions, get_runtime
 from pathlib import Path
-engine = get_runtime("pmml").load(Path(sys.argv[1]), Resources())
+engine = get_runtime("pmml").load(Path(sys.argv[1]), Resources(), RuntimeOptions())
 engine.run([engine.parse("predict", b'{"instances": [{"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}]}')])
 """
 

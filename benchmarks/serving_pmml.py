@@ -44,8 +44,8 @@ BARE = f"""
 import sys, time
 from pathlib import Path
 from airflow_provider_timl.entities import Resources
-from airflow_provider_timl.runtimes.contract import get_runtime
-engine = get_runtime("pmml").load(Path(sys.argv[1]), Resources())
+from airflow_provider_timl.runtimes.contract import RuntimeOptions, get_runtime
+engine = get_runtime("pmml").load(Path(sys.argv[1]), Resources(), RuntimeOptions())
 request = engine.parse("predict", b'{BODY}')
 row = request.rows[0]
 for _ in range(5):

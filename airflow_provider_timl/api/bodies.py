@@ -80,11 +80,13 @@ class SetAlias(Body):
 
 
 class AddVersion(Body):
-    """Neither ``version`` nor ``alias``: the latest. Without ``runtime``: the one of the model's type."""
+    """Neither ``version`` nor ``alias``: the latest. Without ``runtime``: the one of the model's type. What its
+    ``options`` may be, ``GET /runtimes`` lists."""
 
     version: Version | None = None
     alias: AliasName | None = None
     runtime: str | None = None
+    options: dict[str, Any] = {}
     resources: Resources = Resources()
     instances: int = Field(default=1, ge=1, le=64)
     lineage: Lineage | None = None

@@ -101,7 +101,13 @@ def import_model(body: ImportModel, actor: Actor, context: Context) -> ModelVers
 def get_runtimes() -> list[Runtime]:
     """Runtimes that are registered here, and what is missing to use them."""
     return [
-        Runtime(name=program.name, model_type=program.model_type, installed=missing is None, missing=missing)
+        Runtime(
+            name=program.name,
+            model_type=program.model_type,
+            options=program.options.model_json_schema(),
+            installed=missing is None,
+            missing=missing,
+        )
         for program in list_runtimes()
         for missing in [program.find_missing()]
     ]

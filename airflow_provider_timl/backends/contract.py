@@ -6,9 +6,10 @@ time, from one thread. Calls are idempotent: the controller repeats them after i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from airflow_provider_timl.entities import FileDigest, LogChunk, Resources
 
@@ -35,6 +36,7 @@ class InstanceSpec:
     service: str
     version: int
     runtime: str
+    options: Mapping[str, Any]
     model_names: tuple[str, ...]
     artifact_uri: str
     files: tuple[FileDigest, ...]

@@ -20,7 +20,7 @@ from typing import Any
 from airflow_provider_timl.batch.tables import Chunk, TableWriter, read_chunks
 from airflow_provider_timl.entities import Resources, SignatureField
 from airflow_provider_timl.exceptions import InvalidInputError, TimlError
-from airflow_provider_timl.runtimes.contract import Engine, get_runtime
+from airflow_provider_timl.runtimes.contract import Engine, find_model_root, get_runtime
 
 _PROGRESS_SECONDS = 5.0
 _EXIT_REFUSED = 2
@@ -69,7 +69,8 @@ def score_file(config: ScoreConfig) -> dict[str, int]:
     :return: ``{"row_count", "error_count"}``; ``row_count`` are the rows written.
     """
     program = get_runtime(config.runtime)
-    engine = program.load(Path(config.model_path), Resources(memory_mb=config.memory_mb))
+    resources = Resources(memory_mb=config.memory_mb)
+    engine = program.load(find_model_root(Path(config.model_path)), resources, program.parse_options({}))
     quarantine = Quarantine(Path(config.quarantine_file), config.most_errors)
     signature = engine.signature
     read_count, told_at = 0, time.monotonic()

@@ -122,6 +122,7 @@ def _read_specification(args: Namespace) -> dict[str, Any]:
         "version": args.version,
         "instances": args.instances,
         "runtime": args.runtime,
+        "options": dict(map(_parse_option, args.option or ())),
         "resources": resources,
     }
 
@@ -138,6 +139,17 @@ def _read_body(path: str) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidInputError(f"{path} is not a JSON object", field="--body")
     return body
+
+
+def _parse_option(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE``, the value as JSON where it is JSON, else as text."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InvalidInputError(f"{text!r} is not NAME=VALUE", field="--option")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _parse_split(text: str) -> tuple[int, float]:

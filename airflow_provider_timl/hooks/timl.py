@@ -166,6 +166,7 @@ class TimlHook(BaseHook):
         instances: int = 1,
         resources: Resources | Mapping[str, Any] | None = None,
         runtime: str | None = None,
+        options: Mapping[str, Any] | None = None,
         lineage: Lineage | None = None,
         wait: bool = True,
         timeout_seconds: float = 600.0,
@@ -173,6 +174,7 @@ class TimlHook(BaseHook):
         """Deploy a model version. A new service gives it all traffic once it is ready; a service that serves the model
         already gets it as a further version with 0 %. What is there already stays as it is.
 
+        :param options: of the runtime; ``list_runtimes`` has their schemas.
         :raises ConflictError: the service serves another model, or this version with another specification.
         """
         specification: dict[str, Any] = {
@@ -181,6 +183,7 @@ class TimlHook(BaseHook):
             "instances": instances,
             "resources": resources,
             "runtime": runtime,
+            "options": options,
             "lineage": lineage,
         }
         existing = self.find_service(service_name)
@@ -202,6 +205,7 @@ class TimlHook(BaseHook):
         instances: int = 1,
         resources: Resources | Mapping[str, Any] | None = None,
         runtime: str | None = None,
+        options: Mapping[str, Any] | None = None,
         lineage: Lineage | None = None,
         wait: bool = True,
         timeout_seconds: float = 600.0,
@@ -211,6 +215,7 @@ class TimlHook(BaseHook):
             version=version,
             alias=alias,
             runtime=runtime,
+            options=options,
             resources=resources,
             instances=instances,
             lineage=lineage,
@@ -475,13 +480,14 @@ def _build_version_body(
     version: int | None,
     alias: str | None,
     runtime: str | None,
+    options: Mapping[str, Any] | None,
     resources: Resources | Mapping[str, Any] | None,
     instances: int,
     lineage: Lineage | None,
 ) -> dict[str, Any]:
     wanted = resources if isinstance(resources, Resources) else Resources(**(resources or {}))
     body = {"version": version, "alias": alias, "runtime": runtime, "instances": instances}
-    return {**body, "resources": wanted.model_dump(), **_trace(lineage)}
+    return {**body, "options": dict(options or {}), "resources": wanted.model_dump(), **_trace(lineage)}
 
 
 def _upload(upload: Upload, source: Path) -> list[dict[str, Any]]:

@@ -97,6 +97,7 @@ class DeployServiceOperator(_ChangeServiceOperator):
     :param version: its version. (templated)
     :param alias: or an alias of it; neither means the latest version. (templated)
     :param runtime: the program that serves it; by default the one of the model's type. (templated)
+    :param options: of the runtime, such as ``{"fc_weight_layout": "in_out"}`` for Angel models. (templated)
     :param resources: of each instance: ``{"cpu": 1, "memory_mb": 512, "gpu": 0}``. (templated)
     :param instances: how many. (templated)
     """
@@ -107,6 +108,7 @@ class DeployServiceOperator(_ChangeServiceOperator):
         "version",
         "alias",
         "runtime",
+        "options",
         "instance_resources",
         "instances",
     )
@@ -118,6 +120,7 @@ class DeployServiceOperator(_ChangeServiceOperator):
         version: int | str | None = None,
         alias: str | None = None,
         runtime: str | None = None,
+        options: Mapping[str, Any] | None = None,
         resources: Mapping[str, Any] | None = None,
         instances: int | str = 1,
         **kwargs: Any,
@@ -127,6 +130,7 @@ class DeployServiceOperator(_ChangeServiceOperator):
         self.version = version
         self.alias = alias
         self.runtime = runtime
+        self.options = options
         self.instance_resources = resources  # an operator's own ``resources`` are the task's
         self.instances = instances
 
@@ -137,6 +141,7 @@ class DeployServiceOperator(_ChangeServiceOperator):
             version=None if self.version in (None, "") else _to_int(self.version, "version"),
             alias=self.alias or None,
             runtime=self.runtime or None,
+            options=self.options,
             resources=self.instance_resources,
             instances=_to_int(self.instances, "instances"),
             lineage=build_lineage(context),

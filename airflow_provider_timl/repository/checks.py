@@ -12,7 +12,7 @@ from airflow_provider_timl.artifacts import check_relative_path
 from airflow_provider_timl.database.tables import ModelRow
 from airflow_provider_timl.entities import AliasName, FileDigest, ModelName
 from airflow_provider_timl.exceptions import InvalidInputError, TooLargeError
-from airflow_provider_timl.repository.structure import MODEL_TYPES
+from airflow_provider_timl.runtimes.contract import get_runtime_for
 
 MOST_FILES = 10_000
 _MODEL_NAME: TypeAdapter[str] = TypeAdapter(ModelName)
@@ -30,9 +30,8 @@ def check_aliases(aliases: Sequence[str]) -> None:
 
 
 def check_type_name(model_type: str) -> None:
-    if model_type not in MODEL_TYPES:
-        message = f"unknown model type {model_type!r}; there are {', '.join(MODEL_TYPES)}"
-        raise InvalidInputError(message, field="model_type")
+    """:raises InvalidInputError: no runtime is for models of that type."""
+    get_runtime_for(model_type)
 
 
 def check_type_of(model: ModelRow | None, model_type: str) -> None:

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_timl.entities import InspectionReport, Resources
-from airflow_provider_timl.exceptions import ExternalSystemError, InvalidInputError, NotFoundError
-from airflow_provider_timl.repository.structure import check_structure, find_model_root
-from airflow_provider_timl.runtimes.contract import get_runtime
+from airflow_provider_timl.exceptions import ExternalSystemError, InvalidInputError
+from airflow_provider_timl.runtimes.contract import find_model_root, get_runtime_for
 
 #: The status with which a JVM ends that ran out of memory; used for Python, too.
 OUT_OF_MEMORY_STATUS = 3
@@ -48,24 +47,19 @@ def answer_for(folder: Path, model_type: str, memory_mb: int) -> dict[str, Any]:
 
 
 def inspect_folder(folder: Path, model_type: str, memory_mb: int) -> InspectionReport:
-    """By the type's runtime where there is one, else by structure alone.
+    """By the type's runtime.
 
     :raises InvalidModelError: refused.
     :raises ExternalSystemError: the runtime is known, but what it needs is not installed here.
     """
-    root = find_model_root(folder)
-    framework = check_structure(root, model_type)
-    try:
-        program = get_runtime(model_type)
-    except NotFoundError:
-        return InspectionReport(model_type=model_type, checks=["structure"], framework=framework)
+    program = get_runtime_for(model_type)
     missing = program.find_missing()
     if missing is not None:
         raise ExternalSystemError(
             f"models of type {model_type!r} cannot be inspected here: the package {missing!r} is not installed; "
             f"install airflow-provider-timl[{program.extra}] where the API server runs"
         )
-    return program.inspect(root, Resources(memory_mb=memory_mb))
+    return program.inspect(find_model_root(folder), Resources(memory_mb=memory_mb))
 
 
 def _set_limit(number: int, soft: int, hard: int) -> None:

@@ -135,4 +135,4 @@ class ModelApplication:
 
     def _build_metadata(self) -> dict[str, Any]:
         spec = {"name": self._config.model_names[0], "version": str(self._config.model_version)}
-        return {"model_spec": spec, "metadata": {"signature": self._engine.signature.model_dump(mode="json")}}
+        return {"model_spec": spec, "metadata": self._engine.describe_metadata()}

@@ -1,9 +1,9 @@
 """The bounded queue in front of an engine, and the one thread that runs it.
 
-The thread takes all that waits, up to a number of rows, and runs it as one batch; results go back to the event loop in
-one call. A request that comes alone, finds the thread idle, and is known to take less time than changing threads does,
-is run on the event loop at once: for most PMML requests that is half of their latency. The engine is never run by both
-at a time.
+The thread takes all that waits, up to a number of rows, waits for more where the engine asks for that, and runs it as
+one batch; results go back to the event loop in one call. A request that comes alone, finds the thread idle, and is
+known to take less time than changing threads does, is run on the event loop at once: for most PMML requests that is
+half of their latency. The engine is never run by both at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from airflow_provider_timl.runtimes.contract import Engine
 
 log = logging.getLogger(__name__)
 
-_MOST_ROWS = 4096
 #: What a request may take on the event loop, which others wait for meanwhile.
 _INLINE_SECONDS = 0.0003
 #: Weight of the newest batch in the running mean of the time that a row takes.
@@ -48,6 +47,7 @@ class EngineQueue:
 
     def __init__(self, engine: Engine[Any], size: int, timeout_seconds: float) -> None:
         self._engine = engine
+        self._batching = engine.batching
         self._size = size
         self._timeout_seconds = timeout_seconds
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -95,7 +95,8 @@ class EngineQueue:
     def _dispatch(self) -> None:
         """A quick request that came alone runs here; all others go to the thread."""
         jobs, self._arrived = [job for job in self._arrived if not job.done], []
-        if len(jobs) == 1 and not self._in_thread and jobs[0].rows * self._row_seconds < _INLINE_SECONDS:
+        is_alone = len(jobs) == 1 and not self._in_thread and not self._batching.delay_seconds
+        if is_alone and jobs[0].rows * self._row_seconds < _INLINE_SECONDS:
             self._finish(jobs[0], self._run_batch(jobs)[0])
             return
         self._in_thread += len(jobs)
@@ -114,16 +115,17 @@ class EngineQueue:
         """``first`` and what else waits, without the cancelled; how many were taken; whether the end was among it."""
         batch: list[Job] = []
         rows = taken = 0
+        until = time.monotonic() + self._batching.delay_seconds
         job: Job | None = first
         while job is not None:
             taken += 1
             if not job.done:
                 batch.append(job)
                 rows += job.rows
-            if rows >= _MOST_ROWS:
+            if rows >= self._batching.most_rows:
                 return batch, taken, False
             try:
-                job = self._queue.get_nowait()
+                job = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 return batch, taken, False
         return batch, taken, True

@@ -15,7 +15,7 @@ import orjson
 
 from airflow_provider_timl.entities import InspectionReport, Resources, Signature, SignatureField
 from airflow_provider_timl.exceptions import InvalidInputError, InvalidModelError, NotFoundError, TimlError
-from airflow_provider_timl.runtimes.contract import RuntimeProgram
+from airflow_provider_timl.runtimes.contract import Batching, RuntimeOptions, RuntimeProgram
 from airflow_provider_timl.runtimes.jvm import get_java_class, start_jvm
 from airflow_provider_timl.runtimes.pmml_document import DataField, MiningField, PmmlDocument, find_pmml_file, read_pmml
 from airflow_provider_timl.runtimes.rows import Row, RowReader, RowRequest
@@ -35,6 +35,8 @@ _EXAMPLES = {"double": 0.0, "float": 0.0, "integer": 0, "boolean": False, "strin
 
 class PmmlEngine:
     """A loaded PMML model. :source: PMML4S 1.5.8, ``org.pmml4s.model.Model``."""
+
+    batching = Batching()
 
     def __init__(self, path: Path, resources: Resources) -> None:
         document = read_pmml(path)
@@ -57,6 +59,9 @@ class PmmlEngine:
 
     def describe(self) -> dict[str, Any]:
         return {"typeMap": {field.name: _TYPE_MAP.get(field.dtype, "DT_STRING") for field in self.signature.inputs}}
+
+    def describe_metadata(self) -> dict[str, Any]:
+        return {"signature": self.signature.model_dump(mode="json")}
 
     def parse(self, verb: str, body: bytes) -> RowRequest:
         if verb != "predict":
@@ -153,7 +158,7 @@ def inspect_pmml(folder: Path, resources: Resources) -> InspectionReport:
     )
 
 
-def load_pmml(folder: Path, resources: Resources) -> PmmlEngine:
+def load_pmml(folder: Path, resources: Resources, _: RuntimeOptions) -> PmmlEngine:
     """Load and warm up the model of an artifact.
 
     :raises InvalidModelError: it cannot be loaded.

@@ -20,7 +20,7 @@ import uvloop
 
 from airflow_provider_timl.exceptions import TimlError
 from airflow_provider_timl.runtimes.application import ModelApplication
-from airflow_provider_timl.runtimes.contract import Engine, get_runtime
+from airflow_provider_timl.runtimes.contract import Engine, find_model_root, get_runtime
 from airflow_provider_timl.runtimes.http import HttpConnection
 from airflow_provider_timl.runtimes.server_config import ServerConfig
 
@@ -40,7 +40,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     try:
-        engine = get_runtime(config.runtime).load(Path(config.model_path), config.resources)
+        program = get_runtime(config.runtime)
+        folder = find_model_root(Path(config.model_path))
+        engine = program.load(folder, config.resources, program.parse_options(config.options))
     except TimlError as exc:
         print(f"cannot load the model: {exc}", file=sys.stderr)
         return _EXIT_NOT_LOADED

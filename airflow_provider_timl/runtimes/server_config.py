@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from airflow_provider_timl.entities import Resources
 
@@ -13,7 +14,8 @@ from airflow_provider_timl.entities import Resources
 class ServerConfig:
     """:param listen: ``unix:/path`` (the socket is private to the user) or ``127.0.0.1:port`` (0: the kernel chooses).
 
-    ``model_names`` are the names it answers to; ``queue_size`` bounds requests that wait or are being answered.
+    ``model_names`` are the names it answers to; ``options`` are the runtime's own; ``queue_size`` bounds requests that
+    wait or are being answered.
     """
 
     runtime: str
@@ -24,6 +26,7 @@ class ServerConfig:
     cpu: float = 1.0
     memory_mb: int = 512
     gpu: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
     max_request_bytes: int = 32 * 1024 * 1024
     queue_size: int = 256
     request_timeout_seconds: float = 60.0

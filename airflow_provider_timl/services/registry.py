@@ -7,8 +7,9 @@ change that is already the wish changes nothing, so a retried task is harmless.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -31,7 +32,7 @@ from airflow_provider_timl.entities import (
 )
 from airflow_provider_timl.exceptions import ConflictError, InvalidInputError, NotFoundError, ServiceFailedError
 from airflow_provider_timl.repository.models import ModelRepository
-from airflow_provider_timl.runtimes.contract import list_runtimes
+from airflow_provider_timl.runtimes.contract import RuntimeProgram, list_runtimes
 from airflow_provider_timl.services import changes, keys, rows
 from airflow_provider_timl.settings import Settings
 from airflow_provider_timl.states import ServiceState, ServiceVersionState
@@ -62,6 +63,7 @@ class ServiceRegistry:
         version: int | None = None,
         alias: str | None = None,
         runtime: str | None = None,
+        options: Mapping[str, Any] | None = None,
         resources: Resources | None = None,
         instances: int = 1,
         actor: str,
@@ -72,7 +74,7 @@ class ServiceRegistry:
         :raises ConflictError: a service of that name exists, unless it already serves exactly this.
         """
         model_version = self._repository.resolve_version(name=model, version=version, alias=alias)
-        wanted = self._build_version_spec(model_version, runtime, resources, instances)
+        wanted = _build_version_spec(model_version, runtime, options or {}, resources or Resources(), instances)
         with self._database.write() as session:
             row = rows.find_live(session, name, lock=True)
             if row is None:
@@ -94,6 +96,7 @@ class ServiceRegistry:
         version: int | None = None,
         alias: str | None = None,
         runtime: str | None = None,
+        options: Mapping[str, Any] | None = None,
         resources: Resources | None = None,
         instances: int = 1,
         actor: str,
@@ -103,7 +106,7 @@ class ServiceRegistry:
         with self._database.read() as session:
             model = rows.get_live(session, name).model
         model_version = self._repository.resolve_version(name=model, version=version, alias=alias)
-        wanted = self._build_version_spec(model_version, runtime, resources, instances)
+        wanted = _build_version_spec(model_version, runtime, options or {}, resources or Resources(), instances)
         return self._change(
             name,
             f"add version {wanted.version}",
@@ -298,16 +301,6 @@ class ServiceRegistry:
                         session.delete(observed[version.version])  # what was seen of it is from its life before
             return rows.to_service(session, self._settings.gateway_url, row)
 
-    def _build_version_spec(
-        self, model_version: ModelVersion, runtime: str | None, resources: Resources | None, instances: int
-    ) -> ServiceVersionSpec:
-        return ServiceVersionSpec(
-            version=model_version.version,
-            runtime=_choose_runtime(model_version.model_type, runtime),
-            resources=resources or Resources(),
-            instances=instances,
-        )
-
 
 def find_services_using(session: Session, model: str, version: int) -> list[str]:
     """Names of the services whose present revision holds a model's version."""
@@ -317,7 +310,24 @@ def find_services_using(session: Session, model: str, version: int) -> list[str]
     return [row.name for row in session.scalars(query) if changes.find_version(rows.get_spec(session, row), version)]
 
 
-def _choose_runtime(model_type: str, name: str | None) -> str:
+def _build_version_spec(
+    model_version: ModelVersion,
+    runtime: str | None,
+    options: Mapping[str, Any],
+    resources: Resources,
+    instances: int,
+) -> ServiceVersionSpec:
+    program = _choose_runtime(model_version.model_type, runtime)
+    return ServiceVersionSpec(
+        version=model_version.version,
+        runtime=program.name,
+        options=program.parse_options(options).model_dump(mode="json", exclude_defaults=True),
+        resources=resources,
+        instances=instances,
+    )
+
+
+def _choose_runtime(model_type: str, name: str | None) -> RuntimeProgram:
     """The runtime asked for, or the installed one of the type."""
     programs = list_runtimes()
     fitting = [program for program in programs if program.model_type == model_type and name in (None, program.name)]
@@ -336,4 +346,4 @@ def _choose_runtime(model_type: str, name: str | None) -> str:
             f"install `airflow-provider-timl[{program.extra}]` where the controller runs",
             "runtime",
         )
-    return installed.name
+    return installed

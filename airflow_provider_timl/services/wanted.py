@@ -66,7 +66,7 @@ def read_wanted_service(
 
 def _build_version(row: ServiceRow, spec: ServiceVersionSpec, model_version: ModelVersion) -> WantedVersion:
     names = tuple(dict.fromkeys((LITERAL_MODEL_NAME, row.name, row.model)))
-    identity = [row.host, spec.runtime, names, model_version.digest, spec.resources.model_dump()]
+    identity = [row.host, spec.runtime, spec.options, names, model_version.digest, spec.resources.model_dump()]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:_SPEC_DIGEST_CHARACTERS]
     return WantedVersion(
         spec=spec,
@@ -76,6 +76,7 @@ def _build_version(row: ServiceRow, spec: ServiceVersionSpec, model_version: Mod
                 service=row.name,
                 version=spec.version,
                 runtime=spec.runtime,
+                options=spec.options,
                 model_names=names,
                 artifact_uri=model_version.uri,
                 files=tuple(model_version.files),

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_timl.entities import Resources
 from airflow_provider_timl.exceptions import InvalidInputError, InvalidModelError, NotFoundError
-from airflow_provider_timl.repository.structure import find_model_root
-from airflow_provider_timl.runtimes.angel.engine import AngelEngine, inspect_angel, load_angel
+from airflow_provider_timl.runtimes.angel.engine import AngelEngine, AngelOptions, inspect_angel, load_angel
 from airflow_provider_timl.runtimes.angel.losses import to_java
 from airflow_provider_timl.runtimes.angel.matrices import read_columns, read_rows
+from airflow_provider_timl.runtimes.contract import find_model_root
 from tests.angel_writer import (
     COLUMN_FORMATS,
     DOUBLE_DENSE,
@@ -69,7 +69,7 @@ def is_close(found: dict[str, str], expected: dict[str, str], rel_tol: float) ->
 
 @pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: case["model"])
 def test_published_requests_get_the_published_answer_to_the_last_digit(case: dict[str, Any]) -> None:
-    engine = load_angel(DATA / "published" / case["model"], Resources())
+    engine = load_angel(DATA / "published" / case["model"], Resources(), AngelOptions())
     expected = (
         case["response"]["predictions"]
         if case["response"]
@@ -81,7 +81,7 @@ def test_published_requests_get_the_published_answer_to_the_last_digit(case: dic
 @pytest.mark.parametrize("number", range(len(GENERATED)), ids=lambda number: f"{GENERATED[number]['model']}-{number}")
 def test_generated_models_answer_as_angels_engine(number: int) -> None:
     case = GENERATED[number]
-    engine = load_angel(DATA / "generated" / case["model"] / str(case["version"]), Resources())
+    engine = load_angel(DATA / "generated" / case["model"] / str(case["version"]), Resources(), AngelOptions())
     if "error" in case["expected"]:
         with pytest.raises(InvalidInputError, match="features"):
             predict(engine, case["request"])
@@ -93,13 +93,13 @@ def test_generated_models_answer_as_angels_engine(number: int) -> None:
 
 def test_answer_is_written_as_angel_serving_writes_it() -> None:
     case = PUBLISHED[0]
-    engine = load_angel(DATA / "published" / case["model"], Resources())
+    engine = load_angel(DATA / "published" / case["model"], Resources(), AngelOptions())
     (answer,) = engine.run([engine.parse("predict", json.dumps(case["request"]).encode())])
     assert list(json.loads(answer)["predictions"][0]) == ["trueLabel", "proba", "pred", "attached", "predLabel", "sid"]
 
 
 def test_status_tells_types_and_dimension() -> None:
-    engine = load_angel(DATA / "published" / "lr" / "6", Resources())
+    engine = load_angel(DATA / "published" / "lr" / "6", Resources(), AngelOptions())
     described = engine.describe()
     assert described["typeMap"] == {"valueType": "DT_FLOAT", "keyType": "DT_INT32"}
     assert described["dim"] == "123"
@@ -345,10 +345,10 @@ def test_change_for_the_worse_is_refused_with_the_reason(
     tmp_path: Path, change: Callable[[Path], object], reason: str
 ) -> None:
     folder = write_linear(tmp_path / "model")
-    load_angel(folder, Resources())
+    load_angel(folder, Resources(), AngelOptions())
     change(folder)
     with pytest.raises(InvalidModelError) as refused:
-        load_angel(folder, Resources())
+        load_angel(folder, Resources(), AngelOptions())
     assert reason in refused.value.message
 
 
@@ -368,7 +368,7 @@ def build(folder: Path, layers: Any, matrices: dict[str, Any], dimension: int = 
         format_name = "TextColumnFormat" if name.endswith("_embedding") else "RowIdColIdValueBinaryRowFormat"
         written[name] = (rows, len(rows[0]), Layout(format_name, DOUBLE_DENSE, (0, len(rows[0]))))
     write_model(folder, graph, written)
-    return load_angel(folder, Resources())
+    return load_angel(folder, Resources(), AngelOptions())
 
 
 EMBEDDED = {"sparseIndices": [0, 2, 5], "sparseValues": [1.0, -2.0, 0.5]}
@@ -458,7 +458,7 @@ def test_loss_of_one_number_refuses_more(tmp_path: Path) -> None:
 
 @pytest.fixture
 def linear(tmp_path: Path) -> AngelEngine:
-    return load_angel(write_linear(tmp_path / "model"), Resources())
+    return load_angel(write_linear(tmp_path / "model"), Resources(), AngelOptions())
 
 
 @pytest.mark.parametrize(
@@ -568,7 +568,7 @@ def test_long_key_model_takes_any_64_bit_feature(tmp_path: Path) -> None:
     keys = Layout("RowIdColIdValueTextRowFormat", DOUBLE_SPARSE_LONGKEY, None)
     bias = Layout("ColIdValueTextRowFormat", DOUBLE_DENSE, (0, 1))
     write_model(tmp_path / "m", graph, {"input_weight": ([weights], -1, keys), "input_bias": ([{0: 0.0}], 1, bias)})
-    engine = load_angel(tmp_path / "m", Resources())
+    engine = load_angel(tmp_path / "m", Resources(), AngelOptions())
     found = predict(engine, {"instances": [{"sparseIndices": [2**61, -(2**40), 7], "sparseValues": [1, 10, 5]}]})
     assert found[0]["pred"] == "12.0"
     assert engine.describe()["typeMap"]["keyType"] == "DT_INT64"
@@ -597,7 +597,7 @@ def test_layout_of_fully_connected_weights_follows_the_trainer(
         graph,
         {"input_weight": ([to_row(weights)], 6, dense), "input_bias": ([to_row(np.zeros(3))], 3, bias)},
     )
-    engine = load_angel(tmp_path / "m", Resources())
+    engine = load_angel(tmp_path / "m", Resources(), AngelOptions())
     matrix = weights.reshape(3, 2) if layout == "out_in" else weights.reshape(2, 3).T
     assert engine.describe()["fc_weight_layout"] == layout
     assert float(predict(engine, {"instances": [[1, 10]]})[0]["pred"]) == max(matrix @ [1, 10])

@@ -11,6 +11,7 @@ import pytest
 
 from airflow_provider_timl.entities import Resources
 from airflow_provider_timl.exceptions import InvalidInputError, InvalidModelError, TimlError
+from airflow_provider_timl.runtimes.contract import RuntimeOptions
 from airflow_provider_timl.runtimes.pmml import PmmlEngine, inspect_pmml, load_pmml
 
 FRAME = """<?xml version="1.0"?>
@@ -82,7 +83,7 @@ Load = Callable[[str], PmmlEngine]
 def load(tmp_path: Path) -> Load:
     def load_model(content: str) -> PmmlEngine:
         (tmp_path / "model.pmml").write_text(FRAME.format(content))
-        return load_pmml(tmp_path, Resources())
+        return load_pmml(tmp_path, Resources(), RuntimeOptions())
 
     return load_model
 
@@ -146,7 +147,7 @@ def test_inspection_gives_a_signature_and_an_example_that_runs(tmp_path: Path, c
     report = inspect_pmml(tmp_path, Resources())
     assert report.signature is not None
     assert report.signature.example is not None
-    engine = load_pmml(tmp_path, Resources())
+    engine = load_pmml(tmp_path, Resources(), RuntimeOptions())
     (prediction,) = predict(engine, *report.signature.example["instances"])
     assert list(prediction) == [field.name for field in report.signature.outputs]
 

@@ -79,6 +79,7 @@ class LocalMachine:
             service=service,
             version=version,
             runtime="faulty",
+            options={},
             model_names=("m", service),
             artifact_uri=f"s3://bucket/{service}",
             files=(),

@@ -26,7 +26,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "
 INFO = get_provider_info()
 #: Described once, above the tables of the commands.
 COMMON_FLAGS = {"--conn-id", "--output", "--verbose", "--wait", "--timeout"}
-SPECIFICATION_FLAGS = {"--version", "--instances", "--cpu", "--memory-mb", "--gpu", "--runtime"}
+SPECIFICATION_FLAGS = {"--version", "--instances", "--cpu", "--memory-mb", "--gpu", "--runtime", "--option"}
 
 
 def read_rows(page: str) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from airflow_provider_timl.backends.local import machine
 from airflow_provider_timl.backends.local.instance import Instance
 from airflow_provider_timl.entities import Resources
 
-SPEC = InstanceSpec("iris-v1-0a1b2c3d-0", "iris", 1, "pmml", ("m",), "file:///iris", (), Resources())
+SPEC = InstanceSpec("iris-v1-0a1b2c3d-0", "iris", 1, "pmml", {}, ("m",), "file:///iris", (), Resources())
 
 
 @dataclass

@@ -29,6 +29,7 @@ def instance_spec(version: int, slot: int, digest: str = "a") -> InstanceSpec:
         service="iris",
         version=version,
         runtime="pmml",
+        options={},
         model_names=("m", "iris"),
         artifact_uri="file:///models/iris",
         files=(),

@@ -136,6 +136,7 @@ def write_server_config(settings: Settings, instance: Instance, model_folder: Pa
     spec = instance.spec
     config = {
         "runtime": spec.runtime,
+        "options": spec.options,
         "model_path": str(model_folder),
         "model_version": spec.version,
         "model_names": spec.model_names,

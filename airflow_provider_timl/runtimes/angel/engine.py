@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -18,7 +18,7 @@ from airflow_provider_timl.runtimes.angel.layers import Network
 from airflow_provider_timl.runtimes.angel.losses import Answers, get_loss, to_java
 from airflow_provider_timl.runtimes.angel.requests import AngelRequest, RequestReader
 from airflow_provider_timl.runtimes.angel.weights import WeightReader
-from airflow_provider_timl.runtimes.contract import RuntimeProgram
+from airflow_provider_timl.runtimes.contract import Batching, RuntimeOptions, RuntimeProgram
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +29,22 @@ _EXAMPLE_FEATURES = 3
 _OUTPUTS = ("pred", "proba", "predLabel", "attached")
 
 
+class AngelOptions(RuntimeOptions):
+    """``fc_weight_layout``: how the weights of fully connected layers lie in their files, which no file says. ``auto``
+    goes by the marks of the trainer that wrote ``graph.json``."""
+
+    fc_weight_layout: Literal["auto", "out_in", "in_out"] = "auto"
+
+
 class AngelEngine:
     """A loaded Angel model. Arithmetic is that of the model's own type, ``float`` or ``double``."""
 
-    def __init__(self, folder: Path) -> None:
+    batching = Batching()
+
+    def __init__(self, folder: Path, options: AngelOptions) -> None:
         self.graph = read_graph(folder)
-        self.layout = self.graph.fc_weight_layout
+        is_chosen = options.fc_weight_layout != "auto"
+        self.layout = options.fc_weight_layout if is_chosen else self.graph.fc_weight_layout
         log.info("fully connected weights are read as %s", self.layout)
         self._network = Network(self.graph, WeightReader(folder, self.graph.value_type, ","), self.layout)
         self._loss = get_loss(self.graph.layers[-1].loss, self._network.width)
@@ -56,6 +66,9 @@ class AngelEngine:
         }
         dimension = {"dim": str(self.graph.dimension)} if self.graph.dimension else {}
         return {"typeMap": types, **dimension, "fc_weight_layout": self.layout}
+
+    def describe_metadata(self) -> dict[str, Any]:
+        return {"signature": self.signature.model_dump(mode="json")}
 
     def parse(self, verb: str, body: bytes) -> AngelRequest:
         if verb != "predict":
@@ -158,7 +171,7 @@ def inspect_angel(folder: Path, resources: Resources) -> InspectionReport:
 
     :raises InvalidModelError: with the reason.
     """
-    engine = AngelEngine(folder)
+    engine = AngelEngine(folder, AngelOptions())
     request = engine.parse("predict", orjson.dumps(engine.signature.example))
     engine.run([request])
     return InspectionReport(
@@ -173,12 +186,12 @@ def inspect_angel(folder: Path, resources: Resources) -> InspectionReport:
     )
 
 
-def load_angel(folder: Path, resources: Resources) -> AngelEngine:
+def load_angel(folder: Path, resources: Resources, options: AngelOptions) -> AngelEngine:
     """Load the model of an artifact, and run its example once.
 
     :raises InvalidModelError: it cannot be loaded.
     """
-    engine = AngelEngine(folder)
+    engine = AngelEngine(folder, options)
     engine.run([engine.parse("predict", orjson.dumps(engine.signature.example))])
     return engine
 
@@ -190,4 +203,5 @@ RUNTIME = RuntimeProgram(
     extra="angel",
     inspect=inspect_angel,
     load=load_angel,
+    options=AngelOptions,
 )

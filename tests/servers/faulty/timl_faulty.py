@@ -19,16 +19,20 @@ from typing import Any
 
 from airflow_provider_timl.entities import InspectionReport, Resources, Signature
 from airflow_provider_timl.exceptions import InvalidInputError, TimlError
-from airflow_provider_timl.runtimes.contract import RuntimeProgram
+from airflow_provider_timl.runtimes.contract import Batching, RuntimeOptions, RuntimeProgram
 
 
 class FaultyEngine:
     signature = Signature(inputs=[], outputs=[])
+    batching = Batching()
 
     def __init__(self) -> None:
         self._kept: list[bytes] = []
 
     def describe(self) -> dict[str, Any]:
+        return {}
+
+    def describe_metadata(self) -> dict[str, Any]:
         return {}
 
     def parse(self, verb: str, body: bytes) -> dict[str, Any]:
@@ -61,7 +65,7 @@ class FaultyEngine:
         return json.dumps({"pid": os.getpid()}).encode()
 
 
-def load(folder: Path, resources: Resources) -> FaultyEngine:
+def load(folder: Path, resources: Resources, options: RuntimeOptions) -> FaultyEngine:
     path = folder / "faults.json"
     faults = json.loads(path.read_text()) if path.exists() else {}
     time.sleep(faults.get("load_seconds", 0))
@@ -71,7 +75,7 @@ def load(folder: Path, resources: Resources) -> FaultyEngine:
     return FaultyEngine()
 
 
-def inspect(folder: Path) -> InspectionReport:
+def inspect(folder: Path, resources: Resources) -> InspectionReport:
     return InspectionReport(model_type="faulty", checks=[])
 
 
