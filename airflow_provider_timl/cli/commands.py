@@ -25,7 +25,7 @@ _SPECIFICATION = (
     _WANTED_VERSION,
     Arg(("--instances",), help="how many", type=int, default=1),
     Arg(("--cpu",), help="cores of an instance", type=float, default=1.0),
-    Arg(("--memory-mb",), help="memory of an instance in MiB", type=int, default=512),
+    Arg(("--memory-mb",), help="memory of an instance in MiB; by default the runtime's", type=int),
     Arg(("--gpu",), help="GPUs of an instance", type=int, default=0),
     Arg(("--runtime",), help="the program that serves it; by default the model type's"),
     Arg(("--option",), help="of the runtime, as NAME=VALUE; may be repeated", action="append", metavar="NAME=VALUE"),

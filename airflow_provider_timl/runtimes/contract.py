@@ -101,6 +101,7 @@ class RuntimeProgram:
         process.
     :param load: make the engine for the artifact at a folder, within resources, with a value of ``options``.
     :param has_rpc: whether its engines are ``RpcEngine``.
+    :param memory_mb: what an instance gets when nobody says.
     """
 
     name: str
@@ -111,6 +112,7 @@ class RuntimeProgram:
     load: Callable[[Path, Resources, Any], Engine[Any]]
     options: type[RuntimeOptions] = RuntimeOptions
     has_rpc: bool = False
+    memory_mb: int = Resources().memory_mb
 
     def find_missing(self) -> str | None:
         """The first required module that is not installed, without importing any."""
