@@ -56,6 +56,9 @@ def shorten_floats(array: Array) -> Any:
         with np.errstate(over="ignore"):
             shortest = np.array([_shorten(value) for value in bits.view(array.dtype)], dtype=np.float64)
         return shortest[places].reshape(array.shape).tolist()
+    text = orjson.dumps(np.ascontiguousarray(array) if array.ndim else array[()], option=_NUMPY)
+    if b"null" not in text:
+        return orjson.loads(text)
     flat = np.ascontiguousarray(array).ravel()
     wide = np.array(orjson.loads(orjson.dumps(flat, option=_NUMPY)), dtype=np.float64)
     strange = ~np.isfinite(flat)

@@ -94,7 +94,7 @@ def read_predict(body: bytes, signatures: Mapping[str, TensorSignature]) -> Pred
     if "instances" in content:
         if "inputs" in content:
             raise InvalidInputError(f"the body has both 'instances' and 'inputs'; send {_FORMS}")
-        return PredictRequest(signature.name, _read_instances(content["instances"], signature.inputs), True)
+        return PredictRequest(signature.name, read_instances(content["instances"], signature.inputs), True)
     if "inputs" not in content:
         raise InvalidInputError(f"the body needs 'instances' or 'inputs'; send {_FORMS}")
     return PredictRequest(signature.name, _read_columns(content["inputs"], signature.inputs), False)
@@ -197,7 +197,11 @@ def _parse_int(text: str) -> int | float:
     return float(text)
 
 
-def _read_instances(instances: Any, specs: Mapping[str, TensorSpec]) -> dict[str, Array]:
+def read_instances(instances: Any, specs: Mapping[str, TensorSpec]) -> dict[str, Array]:
+    """The row form by itself.
+
+    :raises InvalidInputError: naming instance and input.
+    """
     if type(instances) is not list:
         raise InvalidInputError(f"expected an array, got {describe(instances)}", field="instances")
     if not instances:
