@@ -27,7 +27,7 @@ _ARROW_TYPES = {
     "real": pa.float64(),
     "integer": pa.int64(),
     "boolean": pa.bool_(),
-    "float16": pa.float64(),
+    **dict.fromkeys(("float16", "bfloat16"), pa.float64()),
     **{f"int{size}": pa.int64() for size in (8, 16, 32)},
     **{f"uint{size}": pa.int64() for size in (8, 16, 32)},
     "uint64": pa.uint64(),
