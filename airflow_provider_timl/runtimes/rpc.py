@@ -94,8 +94,7 @@ class RpcServer:
         return answer
 
     async def _run(self, request: Any) -> bytes:
-        """Wait for the engine. gRPC cancels this when the client goes away or its deadline is over: then nobody waits for
-        the answer."""
+        """Wait for the engine. gRPC cancels this when the client goes away or its deadline is over."""
         answered: asyncio.Future[bytes | TimlError] = asyncio.get_running_loop().create_future()
 
         def deliver(result: bytes | TimlError) -> None:

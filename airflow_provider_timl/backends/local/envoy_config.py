@@ -248,7 +248,7 @@ def _render_rpc_pin(settings: Settings, service: str, version: VersionRoute) -> 
     if not version.rpc_addresses:
         return _render_answer(match, 501, _NO_RPC)
     clusters = [_render_weighted_cluster(service, version, weight=1, rpc=True)]
-    return {"match": match, "route": _render_rpc_action(settings, clusters)}
+    return {"match": match, "route": _render_action(settings, clusters)}
 
 
 def _render_unknown_version(route: ServiceRoute, match: Json) -> Json:
@@ -275,7 +275,7 @@ def _render_rpc_split(settings: Settings, route: ServiceRoute) -> Json:
     with_rpc = [version for version in serving if version.rpc_addresses]
     if with_rpc:
         clusters = [_render_weighted_cluster(route.service, each, each.weight, rpc=True) for each in with_rpc]
-        return {"match": match, "route": _render_rpc_action(settings, clusters)}
+        return {"match": match, "route": _render_action(settings, clusters)}
     return _render_answer(match, 501, _NO_RPC) if serving else _render_answer(match, 503, _NO_TRAFFIC)
 
 
@@ -294,7 +294,10 @@ def _render_weighted_cluster(service: str, version: VersionRoute, weight: int, *
 
 
 def _render_action(settings: Settings, clusters: list[Json]) -> Json:
-    """Predictions have no side effects, so a request that was cut off may be sent to another instance."""
+    """Predictions have no side effects, so a request that was cut off may be sent to another instance.
+
+    A caller's own gRPC deadline passes through: the model server ends the call then.
+    """
     return {
         "weighted_clusters": {"clusters": clusters},
         "timeout": f"{settings.request_timeout_seconds}s",
@@ -312,12 +315,6 @@ def _render_action(settings: Settings, clusters: list[Json]) -> Json:
             ],
         },
     }
-
-
-def _render_rpc_action(settings: Settings, clusters: list[Json]) -> Json:
-    """A caller's deadline ends the call here as well, unless it is longer than any prediction may take."""
-    longest = {"grpc_timeout_header_max": f"{settings.request_timeout_seconds}s"}
-    return {**_render_action(settings, clusters), "max_stream_duration": longest}
 
 
 def _render_unknown_host() -> Json:
