@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -16,6 +18,15 @@ import pytest
 
 from airflow_provider_timl.backends.contract import InstanceState
 from airflow_provider_timl.backends.local.unix_http import UnixConnection
+from airflow_provider_timl.exceptions import (
+    ExternalSystemError,
+    InvalidInputError,
+    TimeoutExpiredError,
+    TooLargeError,
+    UnauthorizedError,
+)
+from airflow_provider_timl.hooks import prediction
+from airflow_provider_timl.hooks.prediction import PredictionHook
 from airflow_provider_timl.hooks.tensor_messages import build_request
 from airflow_provider_timl.runtimes import rpc_messages
 from tests.servers.load import describe
@@ -169,8 +180,10 @@ def read_metric(address: str, name: str) -> float:
 
 @pytest.mark.usefixtures("iris")
 def test_full_queue_is_told_and_the_others_are_answered(channel: grpc.Channel) -> None:
+    """One runs long, so that the others wait."""
     metadata = (("authorization", KEY.secret),)
-    pending = [channel.unary_unary(PREDICT).future(build_faults(seconds=0.001), metadata=metadata) for _ in range(400)]
+    bodies = [build_faults(seconds=1), *[build_faults()] * 400]
+    pending = [channel.unary_unary(PREDICT).future(body, metadata=metadata) for body in bodies]
     assert {each.code() for each in pending} == {Code.OK, Code.RESOURCE_EXHAUSTED}
 
 
@@ -183,6 +196,71 @@ def test_sockets_are_private_and_go_with_the_instance(machine: LocalMachine, iri
         machine.backend.drain_instance(status.id)
     wait_until(lambda: not machine.backend.list_instances(), timeout_seconds=10)
     assert not list(machine.settings.run_dir.glob("*.rpc"))
+
+
+# the hook
+
+
+class ControlPlane:
+    """Says what a deployed service's host and key are, in ``TimlHook``'s place."""
+
+    default_conn_name = "timl_default"
+    host = build_host("iris")
+    key = KEY.secret
+    gateway_url = ""
+
+    def __init__(self, _conn_id: str) -> None: ...
+
+    def get_service(self, _name: str) -> Any:
+        return SimpleNamespace(host=self.host, gateway_url=self.gateway_url)
+
+    def get_access_key(self, _name: str) -> str:
+        return self.key
+
+
+@pytest.fixture
+def hook(machine: LocalMachine, monkeypatch: pytest.MonkeyPatch) -> Iterator[PredictionHook]:
+    monkeypatch.setattr(prediction, "TimlHook", ControlPlane)
+    monkeypatch.setattr(ControlPlane, "gateway_url", machine.settings.gateway_url)
+    hook = PredictionHook("iris", timeout_seconds=10)
+    yield hook
+    hook.close()
+
+
+@pytest.mark.usefixtures("iris")
+def test_hook_predicts_arrays_by_grpc_and_rows_by_rest(hook: PredictionHook) -> None:
+    large = np.random.default_rng(7).standard_normal(1_310_720)  # 10 MB
+    outputs = hook.predict_rpc({"large": large, "words": ["a"]})
+    np.testing.assert_array_equal(outputs["large"], large)
+    assert outputs["words"].tolist() == [b"a"]
+    (first,), (second,) = outputs["pid"], hook.predict_rpc({}, version=2)["pid"]
+    assert first != second
+    example = [{"x": 1}]
+    by_rest = [hook.predict(instances=example, version=2), hook.classify(examples=example, version=2)]
+    by_rest.append(hook.regress(examples=example, signature_name="r", version=2))
+    assert {answer["pid"] for answer in by_rest} == {second}
+    hook.close()
+    assert hook.predict_rpc({})["pid"] == first, "closed hooks connect anew"
+    assert KEY.secret not in repr(vars(hook))
+
+
+@pytest.mark.usefixtures("iris")
+def test_hook_raises_the_same_errors_by_grpc_as_by_rest(hook: PredictionHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    def predict(version: int | None = None, **faults: Any) -> object:
+        return hook.predict_rpc({"faults": [json.dumps(faults)]}, version=version)
+
+    with pytest.raises(TimeoutExpiredError, match="within 2 s"):
+        predict(seconds=4)
+    with pytest.raises(InvalidInputError, match="the body is not JSON"):
+        hook.predict_rpc({"faults": ["{"]})
+    with pytest.raises(TooLargeError, match=str(LIMIT)):
+        hook.predict_rpc({"x": np.zeros(LIMIT, np.uint8)})
+    with pytest.raises(ExternalSystemError, match="has no version 9"):
+        predict(version=9)
+    hook.close()
+    monkeypatch.setattr(ControlPlane, "key", "wrong")
+    with pytest.raises(UnauthorizedError, match="access key is missing or wrong"):
+        predict()
 
 
 # versions
