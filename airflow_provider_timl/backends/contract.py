@@ -45,7 +45,8 @@ class InstanceSpec:
 
 @dataclass(frozen=True)
 class InstanceStatus:
-    """``address`` is what the gateway connects to (``unix:/path`` or ``host:port``); it does not change on restarts."""
+    """``address`` is what the gateway connects to (``unix:/path`` or ``host:port``), ``rpc_address`` the same for gRPC
+    where the runtime has it; they do not change on restarts."""
 
     id: str
     service: str
@@ -54,6 +55,7 @@ class InstanceStatus:
     address: str
     restarts: int = 0
     reason: str | None = None
+    rpc_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class GatewayKey:
 class VersionRoute:
     """``weight`` in hundredths of a percent (10000 = all); the weights of a service sum to 10000 or to 0.
 
-    A version with weight 0 can still be reached by ``X-TIML-Version``.
+    A version with weight 0 can still be reached by ``X-TIML-Version``. ``rpc_addresses`` are of the same instances, as
+    far as they have gRPC.
     """
 
     version: int
     weight: int
     addresses: tuple[str, ...]
+    rpc_addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,15 @@ _MODEL_PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?(?::(\w+)|/
 _OK = HttpResponse(200, b'{"status":"ok"}')
 
 
+def build_sentence(error: TimlError) -> str:
+    """What a caller is told, with the field that is wrong."""
+    field = error.details.get("field") if isinstance(error, InvalidInputError) else None
+    return f"{field}: {error.message}" if field else error.message
+
+
 class ModelApplication:
-    """Answers requests with one engine. Lives on the event loop."""
+    """Answers requests with one engine. Lives on the event loop. Owns ``queue`` and ``metrics``, which other transports
+    of the same server share."""
 
     def __init__(self, config: ServerConfig, engine: Engine[Any]) -> None:
         self.draining = False
@@ -31,13 +38,13 @@ class ModelApplication:
         self.connections: set[HttpConnection] = set()
         self._config = config
         self._engine = engine
-        self._queue = EngineQueue(engine, config.queue_size, config.request_timeout_seconds)
-        self._metrics = ServerMetrics(lambda: self._queue.depth)
+        self.queue = EngineQueue(engine, config.queue_size, config.request_timeout_seconds)
+        self.metrics = ServerMetrics(lambda: self.queue.depth)
         self._predict_paths = {f"/v1/models/{name}:predict".encode() for name in config.model_names}
         self._jobs: dict[HttpConnection, Any] = {}
 
     def close(self) -> None:
-        self._queue.close()
+        self.queue.close()
 
     def connection_opened(self, connection: HttpConnection) -> None:
         self.connections.add(connection)
@@ -46,7 +53,7 @@ class ModelApplication:
         self.connections.discard(connection)
         job = self._jobs.pop(connection, None)
         if job is not None:
-            self._queue.cancel(job)
+            self.queue.cancel(job)
 
     def build_error(self, status: int, message: str) -> HttpResponse:
         return HttpResponse(status, orjson.dumps({"error": message}))
@@ -64,7 +71,7 @@ class ModelApplication:
 
     def _find_verb(self, path: str) -> str | None:
         match = _MODEL_PATH.fullmatch(path)
-        return match[3] if match and self._find_problem(match[1], match[2]) is None else None
+        return match[3] if match and self._config.find_problem(match[1], match[2]) is None else None
 
     def _work(self, request: HttpRequest, connection: HttpConnection, verb: str) -> None:
         """Parse, queue, and answer when the engine is done."""
@@ -73,22 +80,20 @@ class ModelApplication:
         def deliver(result: bytes | TimlError) -> None:
             self._jobs.pop(connection, None)
             response = self._build_failure(result) if isinstance(result, TimlError) else HttpResponse(200, result)
-            self._metrics.count(response.status, rows, time.perf_counter() - started)
+            self.metrics.count(response.status, rows, time.perf_counter() - started)
             connection.respond(request, response)
 
         rows = 0
         try:
             parsed = self._engine.parse(verb, request.body)
             rows = self._engine.count_rows(parsed)
-            self._jobs[connection] = self._queue.submit(parsed, deliver)
+            self._jobs[connection] = self.queue.submit(parsed, deliver)
         except TimlError as exc:
             deliver(exc)
 
     def _build_failure(self, error: TimlError) -> HttpResponse:
         headers = ((b"retry-after", b"1"),) if error.retryable else ()
-        field = error.details.get("field") if isinstance(error, InvalidInputError) else None
-        message = f"{field}: {error.message}" if field else error.message
-        return HttpResponse(error.status, orjson.dumps({"error": message}), headers=headers)
+        return HttpResponse(error.status, orjson.dumps({"error": build_sentence(error)}), headers=headers)
 
     def _answer(self, method: str, path: str) -> HttpResponse:
         plain = {"/healthz": self._answer_health, "/readyz": self._answer_ready, "/metrics": self._answer_metrics}
@@ -101,18 +106,10 @@ class ModelApplication:
             return HttpResponse(405, error.body, headers=((b"allow", expected.encode()),))
         if match is None:
             return plain[path]()
-        problem = self._find_problem(match[1], match[2])
+        problem = self._config.find_problem(match[1], match[2])
         if problem is not None:
             return self.build_error(404, problem)
         return HttpResponse(200, orjson.dumps(self._build_metadata() if match[4] else self._build_status()))
-
-    def _find_problem(self, name: str, version: str | None) -> str | None:
-        """Why this server does not have that model."""
-        if name not in self._config.model_names:
-            return f"there is no model {name!r} here; this service answers to {', '.join(self._config.model_names)}"
-        if version not in (None, str(self._config.model_version)):
-            return f"there is no version {version!r} here; this is version {self._config.model_version}"
-        return None
 
     def _answer_health(self) -> HttpResponse:
         return _OK
@@ -121,7 +118,7 @@ class ModelApplication:
         return self.build_error(503, "draining: no new requests, please") if self.draining else _OK
 
     def _answer_metrics(self) -> HttpResponse:
-        return HttpResponse(200, self._metrics.render(), b"text/plain; version=0.0.4; charset=utf-8")
+        return HttpResponse(200, self.metrics.render(), b"text/plain; version=0.0.4; charset=utf-8")
 
     def _build_status(self) -> dict[str, Any]:
         """TensorFlow Serving's status, Angel Serving's ``typeMap``, and our own signature."""

@@ -168,3 +168,12 @@ def get_runtime(name: str) -> RuntimeProgram:
         program: RuntimeProgram = point.load()
         return program
     raise NotFoundError("runtime", name)
+
+
+def has_rpc(name: str) -> bool:
+    """Whether a runtime's servers take gRPC. One that cannot be imported has none: its servers say why they cannot
+    start."""
+    try:
+        return get_runtime(name).has_rpc
+    except (NotFoundError, ImportError):
+        return False

@@ -13,8 +13,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvloop
 
@@ -23,6 +25,9 @@ from airflow_provider_timl.runtimes.application import ModelApplication
 from airflow_provider_timl.runtimes.contract import Engine, RpcEngine, find_model_root, get_runtime
 from airflow_provider_timl.runtimes.http import HttpConnection
 from airflow_provider_timl.runtimes.server_config import ServerConfig
+
+if TYPE_CHECKING:
+    from airflow_provider_timl.runtimes.rpc import RpcServer
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +53,27 @@ def main() -> int:
     except TimlError as exc:
         print(f"cannot load the model: {exc}", file=sys.stderr)
         return _EXIT_NOT_LOADED
-    uvloop.run(serve(config, engine))
+    uvloop.run(serve(config, engine, has_rpc=program.has_rpc))
     return 0
 
 
-async def serve(config: ServerConfig, engine: Engine[Any]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
+async def serve(config: ServerConfig, engine: Engine[Any], *, has_rpc: bool) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. gRPC first: when HTTP says that it is ready, all is."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     application = ModelApplication(config, engine)
+    rpc = None
+    if has_rpc and config.rpc_listen:
+        rpc = await _start_rpc(config, cast(RpcEngine[Any], engine), application, config.rpc_listen)
     server = await _listen(loop, application, config.listen)
     await stop.wait()
     log.info("draining %d connection(s)", len(application.connections))
-    await _drain(server, application, config.drain_timeout_seconds)
+    drains = [_drain(server, application, config.drain_timeout_seconds)]
+    if rpc is not None:
+        drains.append(rpc.stop(config.drain_timeout_seconds))
+    await asyncio.gather(*drains)
     application.close()
     log.info("stopped")
 
@@ -78,14 +89,31 @@ async def _listen(loop: asyncio.AbstractEventLoop, application: ModelApplication
         print(f"listening on {host}:{port}", flush=True)
         return server
     path = listen.removeprefix("unix:")
-    Path(path).unlink(missing_ok=True)  # left by the process before, at the same address
+    with _bind_privately(path):
+        return await loop.create_unix_server(connect, path, backlog=_BACKLOG)
+
+
+async def _start_rpc(
+    config: ServerConfig, engine: RpcEngine[Any], application: ModelApplication, listen: str
+) -> RpcServer:
+    from airflow_provider_timl.runtimes.rpc import RpcServer
+
+    server = RpcServer(config, engine, application)
+    with _bind_privately(listen.removeprefix("unix:")):
+        await server.start(listen)
+    return server
+
+
+@contextmanager
+def _bind_privately(path: str) -> Iterator[None]:
+    """A socket that is bound inside is this user's alone, and takes the place of one that a process before left."""
+    Path(path).unlink(missing_ok=True)
     former = os.umask(0o177)
     try:
-        server = await loop.create_unix_server(connect, path, backlog=_BACKLOG)
+        yield
     finally:
         os.umask(former)
     log.info("listening on %s", path)
-    return server
 
 
 async def _drain(server: asyncio.Server, application: ModelApplication, timeout_seconds: float) -> None:

@@ -13,6 +13,7 @@ from airflow_provider_timl.entities import Resources
 @dataclass(frozen=True)
 class ServerConfig:
     """:param listen: ``unix:/path`` (the socket is private to the user) or ``127.0.0.1:port`` (0: the kernel chooses).
+    :param rpc_listen: ``unix:/path`` for gRPC, private as well; used when the runtime has gRPC.
 
     ``model_names`` are the names it answers to; ``options`` are the runtime's own; ``queue_size`` bounds requests that
     wait or are being answered.
@@ -23,6 +24,7 @@ class ServerConfig:
     model_version: int
     model_names: list[str]
     listen: str
+    rpc_listen: str | None = None
     cpu: float = 1.0
     memory_mb: int = 512
     gpu: int = 0
@@ -35,6 +37,14 @@ class ServerConfig:
     @property
     def resources(self) -> Resources:
         return Resources(cpu=self.cpu, memory_mb=self.memory_mb, gpu=self.gpu)
+
+    def find_problem(self, name: str, version: str | None) -> str | None:
+        """Why this server does not have that model."""
+        if name not in self.model_names:
+            return f"there is no model {name!r} here; this service answers to {', '.join(self.model_names)}"
+        if version not in (None, str(self.model_version)):
+            return f"there is no version {version!r} here; this is version {self.model_version}"
+        return None
 
     @classmethod
     def from_json_file(cls, path: Path) -> ServerConfig:

@@ -112,7 +112,10 @@ def _plan_route(
         host=service.host,
         keys=service.keys,
         versions=tuple(
-            VersionRoute(version, weights.get(version, 0), addresses[version]) for version in sorted(addresses)
+            VersionRoute(
+                version, weights.get(version, 0), addresses[version], _list_rpc_addresses(addresses[version], existing)
+            )
+            for version in sorted(addresses)
         ),
     )
 
@@ -130,6 +133,12 @@ def _plan_addresses(
         replaced = (status.address for status in existing.values() if status.address not in addresses)
         chosen.update(address for address in replaced if address in served)
     return tuple(sorted(chosen))
+
+
+def _list_rpc_addresses(addresses: Iterable[str], existing: dict[str, InstanceStatus]) -> tuple[str, ...]:
+    """The gRPC sides of those that have one: an instance is in the gateway with both sides or with none."""
+    sides = {status.address: status.rpc_address for status in existing.values()}
+    return tuple(sorted(side for address in addresses if (side := sides.get(address)) is not None))
 
 
 def _has_ready(addresses: Iterable[str], existing: dict[str, InstanceStatus]) -> bool:

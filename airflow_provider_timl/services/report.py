@@ -56,14 +56,21 @@ def _list_served(route: ServiceRoute | None, gateway: GatewayStatus | None) -> f
     """Addresses that the gateway routes to and finds healthy."""
     if route is None or gateway is None:
         return frozenset()
-    return frozenset(address for version in route.versions for address in version.addresses) & gateway.healthy
+    versions = route.versions
+    return gateway.healthy & {
+        address for version in versions for address in (*version.addresses, *version.rpc_addresses)
+    }
+
+
+def _is_served(status: InstanceStatus, served: frozenset[str]) -> bool:
+    return status.address in served and (status.rpc_address is None or status.rpc_address in served)
 
 
 def _report_version(
     version: WantedVersion, instances: Mapping[str, InstanceStatus], served: frozenset[str]
 ) -> VersionReport:
     statuses = [instances[spec.id] for spec in version.instances if spec.id in instances]
-    ready = sum(status.state is InstanceState.READY and status.address in served for status in statuses)
+    ready = sum(status.state is InstanceState.READY and _is_served(status, served) for status in statuses)
     failed = next((status for status in statuses if status.state is InstanceState.FAILED), None)
     reason = failed.reason if failed else next((status.reason for status in statuses if status.reason), None)
     if ready == version.spec.instances:

@@ -61,8 +61,11 @@ class Load:
         """Percent of the answers that came from one version."""
         return 100 * self.served_by[served_by] / self.served_by.total()
 
+    def _connect(self) -> Any:
+        return HTTPConnection("127.0.0.1", self._port, timeout=30)
+
     def _run(self) -> None:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection = self._connect()
         due = time.monotonic()
         while not self._stop.is_set() and (self._most is None or self.count < self._most):
             self._record(connection)
@@ -70,7 +73,7 @@ class Load:
             self._stop.wait(max(0.0, due - time.monotonic()))
         connection.close()
 
-    def _record(self, connection: HTTPConnection) -> None:
+    def _record(self, connection: Any) -> None:
         try:
             connection.request("POST", "/v1/models/m:predict", self._body, self._headers)
             response = connection.getresponse()
@@ -82,8 +85,11 @@ class Load:
         if response.status != 200:
             self._fail(f"{time.strftime('%X')} {response.status} {content[:200]!r}")
             return
+        self._succeed(response.getheader("X-TIML-Served-By"))
+
+    def _succeed(self, served_by: str | None) -> None:
         with self._lock:
-            self.served_by[response.getheader("X-TIML-Served-By")] += 1
+            self.served_by[served_by] += 1
 
     def _fail(self, text: str) -> None:
         with self._lock:

@@ -72,13 +72,15 @@ class LocalMachine:
         folder = self.fetch(f"/{service}", (), Path())
         (folder / "faults.json").write_text(json.dumps(faults))
 
-    def ensure(self, service: str, *, version: int = 1, slot: int = 0, **resources: Any) -> str:
+    def ensure(
+        self, service: str, *, version: int = 1, slot: int = 0, runtime: str = "faulty", **resources: Any
+    ) -> str:
         """The id of an instance that is wanted from now on."""
         spec = InstanceSpec(
             id=f"{service}-v{version}-0a1b2c3d-{slot}",
             service=service,
             version=version,
-            runtime="faulty",
+            runtime=runtime,
             options={},
             model_names=("m", service),
             artifact_uri=f"s3://bucket/{service}",
@@ -98,16 +100,27 @@ class LocalMachine:
 
         return wait_until(find, timeout_seconds=timeout_seconds)
 
-    def start_ready(self, service: str, *, version: int = 1, instances: int = 1) -> tuple[str, ...]:
+    def start_ready(
+        self, service: str, *, version: int = 1, instances: int = 1, runtime: str = "faulty"
+    ) -> tuple[str, ...]:
         """Addresses of new instances that are ready."""
-        names = [self.ensure(service, version=version, slot=slot) for slot in range(instances)]
+        names = [self.ensure(service, version=version, slot=slot, runtime=runtime) for slot in range(instances)]
         return tuple(self.wait_for(name, InstanceState.READY).address for name in names)
 
     def publish(self, *routes: ServiceRoute) -> GatewayConfig:
-        config = GatewayConfig(routes)
+        """With the gRPC sides of the instances that have one."""
+        config = GatewayConfig(tuple(self._add_rpc(route) for route in routes))
         wait_until(self.backend.get_gateway_status, timeout_seconds=10)
         self.backend.publish(config)
         return config
+
+    def _add_rpc(self, route: ServiceRoute) -> ServiceRoute:
+        sides = {status.address: status.rpc_address for status in self.backend.list_instances()}
+        versions = (
+            replace(version, rpc_addresses=tuple(side for each in version.addresses if (side := sides.get(each))))
+            for version in route.versions
+        )
+        return replace(route, versions=tuple(versions))
 
     def list_servers(self, *words: str) -> list[psutil.Process]:
         return list_processes("runtimes.server", str(self.settings.data_dir), *words)
@@ -125,14 +138,16 @@ class LocalMachine:
         finally:
             connection.close()
 
-    def call(self, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
+    def call(
+        self, body: Any = None, path: str = "/v1/models/m:predict", **headers: str
+    ) -> tuple[int, dict[str, str], Any]:
         """Status, headers by lower-case name, and the parsed body of one prediction for the service ``iris``."""
         sent = {"Host": build_host("iris"), "Authorization": KEY.secret}
         sent.update({name.replace("_", "-"): value for name, value in headers.items()})
         content = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
         connection = HTTPConnection("127.0.0.1", self.settings.gateway_port, timeout=30)
         try:
-            connection.request("POST", "/v1/models/m:predict", content, sent)
+            connection.request("POST", path, content, sent)
             response = connection.getresponse()
             received = {name.lower(): value for name, value in response.getheaders()}
             return response.status, received, json.loads(response.read())
@@ -167,7 +182,8 @@ def publish_for_ever(settings: Settings, configs: Sequence[GatewayConfig]) -> No
 
 @contextmanager
 def run_machine(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Iterator[LocalMachine]:
-    """Model servers find the faulty runtime by ``PYTHONPATH``; nothing runs on afterwards."""
+    """Model servers find the faulty runtime by ``PYTHONPATH``, the backend by ours; nothing runs on afterwards."""
+    monkeypatch.syspath_prepend(FAULTY_RUNTIME)
     inherited = os.environ.get("PYTHONPATH")
     path = [str(FAULTY_RUNTIME), *([inherited] if inherited else [])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))

@@ -57,3 +57,34 @@ def test_the_smallest_share_is_a_hundredth_of_a_percent() -> None:
     (host, _) = envoy_config.render_routes(SETTINGS, CONFIG)["resources"][0]["virtual_hosts"]
     split = host["routes"][-1]["route"]["weighted_clusters"]["clusters"]
     assert [(cluster["name"], cluster["weight"]) for cluster in split] == [("timl|iris|v1", 9_999), ("timl|iris|v2", 1)]
+
+
+RPC_ROUTE = replace(
+    ROUTE,
+    versions=(
+        replace(ROUTE.versions[0], rpc_addresses=("unix:/run/a.rpc", "unix:/run/b.rpc")),
+        ROUTE.versions[1],
+        VersionRoute(3, 0, ()),
+    ),
+)
+
+
+def test_grpc_has_a_cluster_of_its_own_with_http2_and_its_own_health_check() -> None:
+    clusters = envoy_config.list_clusters(GatewayConfig((RPC_ROUTE,)))
+    assert clusters["timl|iris|v1|rpc"] == ("unix:/run/a.rpc", "unix:/run/b.rpc")
+    assert "timl|iris|v2|rpc" not in clusters
+    resources = {each["name"]: each for each in envoy_config.render_clusters(clusters)["resources"]}
+    assert "grpc_health_check" in resources["timl|iris|v1|rpc"]["health_checks"][0]
+    assert "http2_protocol_options" in json.dumps(resources["timl|iris|v1|rpc"])
+    assert "http2" not in json.dumps(resources["timl|iris|v1"])
+
+
+def test_grpc_calls_are_matched_before_the_requests_for_all() -> None:
+    (host, _) = envoy_config.render_routes(SETTINGS, GatewayConfig((RPC_ROUTE,)))["resources"][0]["virtual_hosts"]
+    rpc = [index for index, route in enumerate(host["routes"]) if "grpc" in route["match"]]
+    assert rpc == [0, 1, 2, len(host["routes"]) - 2]
+    first, second, third, split = (host["routes"][index] for index in rpc)
+    assert first["route"]["weighted_clusters"]["clusters"][0]["name"] == "timl|iris|v1|rpc"
+    assert second["direct_response"]["status"] == 501, "its instances have no gRPC"
+    assert third["direct_response"]["status"] == 503, "it has no instance yet, so nobody knows"
+    assert [cluster["weight"] for cluster in split["route"]["weighted_clusters"]["clusters"]] == [9_999]

@@ -59,13 +59,21 @@ class SimulatedBackend:
     """Carries out plans in their order, with instances that become ready, crash and heal when told."""
 
     def __init__(self) -> None:
+        self.rpc_versions: set[int] = set()
         self.states: dict[str, InstanceState] = {}
         self.versions: dict[str, int] = {}
         self.config = GatewayConfig()
 
     def list_instances(self) -> list[InstanceStatus]:
         return [
-            InstanceStatus(name, "iris", self.versions[name], state, f"unix:/run/{name}")
+            InstanceStatus(
+                name,
+                "iris",
+                self.versions[name],
+                state,
+                f"unix:/run/{name}",
+                rpc_address=f"rpc:/run/{name}" if self.versions[name] in self.rpc_versions else None,
+            )
             for name, state in self.states.items()
         ]
 
@@ -100,7 +108,8 @@ class SimulatedBackend:
         return {version.version: version.weight for version in route.versions if version.weight}
 
     def status(self) -> GatewayStatus:
-        ready = {s.address for s in self.list_instances() if s.state is InstanceState.READY}
+        statuses = [status for status in self.list_instances() if status.state is InstanceState.READY]
+        ready = {address for status in statuses for address in (status.address, status.rpc_address) if address}
         return GatewayStatus(self.config, frozenset(ready))
 
 
@@ -186,6 +195,30 @@ def test_new_key_changes_the_route_at_once(backend: SimulatedBackend) -> None:
     assert backend.step([rotated]).config.routes[0].keys == rotated.keys
 
 
+def test_instance_is_in_the_gateway_with_both_sides_or_none(backend: SimulatedBackend) -> None:
+    backend.rpc_versions = {1}
+    wanted = [service((1, 90, 2), (2, 10, 1))]
+    backend.settle(wanted)
+    first, second = backend.config.routes[0].versions
+    assert first.rpc_addresses == ("rpc:/run/iris-v1-a-0", "rpc:/run/iris-v1-a-1")
+    assert second.rpc_addresses == ()
+    backend.states["iris-v1-a-0"] = InstanceState.STARTING
+    backend.step(wanted)
+    assert backend.config.routes[0].versions[0] == first, "a crashed one keeps its place on both sides"
+    backend.step([service((2, 0, 1), (3, 100, 1))])
+    assert backend.config.routes[0].versions[0] == first, "it serves on, though no longer wanted"
+
+
+def test_instance_is_ready_when_the_gateway_finds_both_sides_healthy(backend: SimulatedBackend) -> None:
+    backend.rpc_versions = {1}
+    wanted = service((1, 100, 1))
+    backend.settle([wanted])
+    statuses = {status.id: status for status in backend.list_instances()}
+    one_side = GatewayStatus(backend.config, frozenset({"unix:/run/iris-v1-a-0"}))
+    assert build_report(wanted, statuses, one_side, was_in_sync=False).versions[1].ready_instances == 0
+    assert build_report(wanted, statuses, backend.status(), was_in_sync=False).in_sync
+
+
 VERSIONS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3, unique_by=lambda v: v[0])
 
 
@@ -212,6 +245,7 @@ def test_whatever_happens_a_ready_service_stays_served_and_the_wish_is_reached(
     events: list[tuple[str, object]], last: WantedService
 ) -> None:
     backend = SimulatedBackend()
+    backend.rpc_versions = {1, 3}
     wanted = [service((1, 100, 1))]
     backend.settle(wanted)
     for kind, value in events:
@@ -224,6 +258,8 @@ def test_whatever_happens_a_ready_service_stays_served_and_the_wish_is_reached(
             assert sum(backend.weights().values()) == 10000, "a service that was served must not lose its weights"
             for version in backend.config.routes[0].versions:
                 assert not version.weight or version.addresses, "weight on a version without an instance"
+                sides = tuple(address.replace("unix", "rpc") for address in version.addresses)
+                assert version.rpc_addresses == (sides if version.version in backend.rpc_versions else ())
         elif names:
             assert isinstance(value, int)
             name = names[value % len(names)]

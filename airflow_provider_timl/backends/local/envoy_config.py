@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_timl.backends.contract import GatewayConfig, ServiceRoute, VersionRoute
+from airflow_provider_timl.backends.local.envoy_errors import render_error_bodies
 from airflow_provider_timl.settings import Settings
 
 Json = dict[str, Any]
@@ -37,22 +38,21 @@ _MOST_DRAWS = 50
 #: What may pass without a byte beyond the longest prediction: then a client is called stalled.
 _STALL_SECONDS = 30.0
 _HEADERS_SECONDS = 30.0
-_SENTENCES = {
-    400: "this is not a well-formed HTTP request ({details})",
-    401: "the access key is missing or wrong; send it in the header Authorization",
-    408: "the request did not arrive completely in time; send it again",
-    413: "the request body is larger than {limit} bytes; send fewer instances at a time",
-    431: "the request's headers are too large",
-    502: "the model server ended the connection; try again",
-    503: "no instance of this service is ready; try again shortly",
-    504: "the model did not answer within {timeout:g} s",
-}
 _UNKNOWN_HOST = "there is no service at this host; the header Host says which service is meant"
 _NO_TRAFFIC = "no version of this service is ready yet; try again shortly"
+_NO_RPC = "this model is not served by gRPC; use REST: POST /v1/models/m:predict"
+_RPC_SUFFIX = "|rpc"
+#: TensorFlow Serving's way to name a version in a path.
+_VERSION_PATH = "/v1/models/[^/:]+/versions/{version}([/:].*)?"
 
 
 def build_cluster_name(service: str, version: int) -> str:
     return f"timl|{service}|v{version}"
+
+
+def build_rpc_cluster_name(service: str, version: int) -> str:
+    """gRPC needs HTTP/2, which is a cluster's matter."""
+    return build_cluster_name(service, version) + _RPC_SUFFIX
 
 
 def render_bootstrap(folder: Path, admin_socket: Path) -> Json:
@@ -102,12 +102,14 @@ def render_validation(settings: Settings, config: GatewayConfig) -> Json:
 
 
 def list_clusters(config: GatewayConfig) -> dict[str, tuple[str, ...]]:
-    """Endpoints by cluster name."""
-    return {
-        build_cluster_name(route.service, version.version): version.addresses
-        for route in config.routes
-        for version in route.versions
-    }
+    """Endpoints by cluster name. A version without gRPC has no cluster for it."""
+    clusters = {}
+    for route in config.routes:
+        for version in route.versions:
+            clusters[build_cluster_name(route.service, version.version)] = version.addresses
+            if version.rpc_addresses:
+                clusters[build_rpc_cluster_name(route.service, version.version)] = version.rpc_addresses
+    return clusters
 
 
 def _render_discovery(resources: list[Json]) -> Json:
@@ -141,7 +143,7 @@ def _render_listener(settings: Settings, routes: Json) -> Json:
         "stream_idle_timeout": f"{settings.request_timeout_seconds + _STALL_SECONDS}s",
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "none"},
         "early_header_mutation_extensions": [_render_header_removal()],
-        "local_reply_config": _render_error_bodies(settings),
+        "local_reply_config": render_error_bodies(settings),
         "http_filters": [
             {"name": _KEY_FILTER, "typed_config": {"@type": _TYPE + _key_auth("ApiKeyAuth"), **_render_key_source()}},
             {
@@ -190,36 +192,12 @@ def _render_header_removal() -> Json:
     }
 
 
-def _render_error_bodies(settings: Settings) -> Json:
-    """Envoy's own answers as ``{"error": sentence}``; answers of model servers pass as they are."""
-    values = {
-        "limit": settings.max_request_bytes,
-        "timeout": settings.request_timeout_seconds,
-        "details": "%RESPONSE_CODE_DETAILS%",
-    }
-    return {
-        "mappers": [
-            {
-                "filter": {
-                    "status_code_filter": {
-                        "comparison": {"op": "EQ", "value": {"default_value": status, "runtime_key": f"timl_{status}"}}
-                    }
-                },
-                "body_format_override": {"json_format": {"error": sentence.format(**values)}},
-            }
-            for status, sentence in _SENTENCES.items()
-        ],
-        "body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
-    }
-
-
 def _render_route_configuration(settings: Settings, config: GatewayConfig) -> Json:
     hosts = [_render_virtual_host(settings, route) for route in config.routes]
     return {"name": _ROUTES_NAME, "virtual_hosts": [*hosts, _render_unknown_host()]}
 
 
 def _render_virtual_host(settings: Settings, route: ServiceRoute) -> Json:
-    pins = [_render_pin(settings, route.service, version) for version in route.versions]
     return {
         "name": route.host,
         "domains": [route.host],
@@ -231,20 +209,53 @@ def _render_virtual_host(settings: Settings, route: ServiceRoute) -> Json:
                 "forwarding": {"header": _CLIENT_HEADER, "hide_credentials": True},
             }
         },
-        "routes": [*pins, _render_unknown_version(route), _render_split(settings, route)],
+        "routes": _render_routes(settings, route),
     }
 
 
-def _render_pin(settings: Settings, service: str, version: VersionRoute) -> Json:
-    header = {"name": _VERSION_HEADER, "string_match": {"exact": str(version.version)}}
+def _render_routes(settings: Settings, route: ServiceRoute) -> list[Json]:
+    """The first that matches is taken: the version in the header, then in the path, then by weight; gRPC's own before
+    those for all."""
+    versions = route.versions
+    return [
+        *[_render_rpc_pin(settings, route.service, version) for version in versions],
+        *[_render_pin(settings, route.service, version, _match_header(version.version)) for version in versions],
+        _render_unknown_version(route, {"prefix": "/", "headers": [{"name": _VERSION_HEADER, "present_match": True}]}),
+        *[_render_pin(settings, route.service, version, _match_path(version.version)) for version in versions],
+        _render_unknown_version(route, _match_path("[^/:]+")),
+        _render_rpc_split(settings, route),
+        _render_split(settings, route),
+    ]
+
+
+def _match_header(version: int) -> Json:
+    return {"prefix": "/", "headers": [{"name": _VERSION_HEADER, "string_match": {"exact": str(version)}}]}
+
+
+def _match_path(version: int | str) -> Json:
+    return {"safe_regex": {"regex": _VERSION_PATH.format(version=version)}}
+
+
+def _render_pin(settings: Settings, service: str, version: VersionRoute, match: Json) -> Json:
     clusters = [_render_weighted_cluster(service, version, weight=1)]
-    return {"match": {"prefix": "/", "headers": [header]}, "route": _render_action(settings, clusters)}
+    return {"match": match, "route": _render_action(settings, clusters)}
 
 
-def _render_unknown_version(route: ServiceRoute) -> Json:
-    match = {"prefix": "/", "headers": [{"name": _VERSION_HEADER, "present_match": True}]}
+def _render_rpc_pin(settings: Settings, service: str, version: VersionRoute) -> Json:
+    match = {**_match_header(version.version), "grpc": {}}
+    if not version.addresses:
+        return _render_answer(match, 503, _NO_TRAFFIC)
+    if not version.rpc_addresses:
+        return _render_answer(match, 501, _NO_RPC)
+    clusters = [_render_weighted_cluster(service, version, weight=1, rpc=True)]
+    return {"match": match, "route": _render_action(settings, clusters)}
+
+
+def _render_unknown_version(route: ServiceRoute, match: Json) -> Json:
+    """The version is what the request says, by header or by path."""
+    asked = f"%REQ({_VERSION_HEADER}):20%" if "headers" in match else "%REQ(:PATH):60%"
     versions = ", ".join(str(version.version) for version in route.versions) or "none yet"
-    sentence = f"this service has no version %REQ({_VERSION_HEADER}):20%; its versions: {versions}"
+    sentence = f"this service has no version {asked}; its versions: {versions}"
     body = {"text_format_source": {"inline_string": sentence}}
     return {"match": match, "direct_response": {"status": 404, "body_format": body}}
 
@@ -252,25 +263,41 @@ def _render_unknown_version(route: ServiceRoute) -> Json:
 def _render_split(settings: Settings, route: ServiceRoute) -> Json:
     serving = [version for version in route.versions if version.weight]
     if not serving:
-        return {
-            "match": {"prefix": "/"},
-            "direct_response": {"status": 503, "body": {"inline_string": _NO_TRAFFIC}},
-        }
+        return _render_answer({"prefix": "/"}, 503, _NO_TRAFFIC)
     clusters = [_render_weighted_cluster(route.service, version, version.weight) for version in serving]
     return {"match": {"prefix": "/"}, "route": _render_action(settings, clusters)}
 
 
-def _render_weighted_cluster(service: str, version: VersionRoute, weight: int) -> Json:
+def _render_rpc_split(settings: Settings, route: ServiceRoute) -> Json:
+    """By the same weights, among the versions that have gRPC: no call fails because others have traffic as well."""
+    match: Json = {"prefix": "/", "grpc": {}}
+    serving = [version for version in route.versions if version.weight]
+    with_rpc = [version for version in serving if version.rpc_addresses]
+    if with_rpc:
+        clusters = [_render_weighted_cluster(route.service, each, each.weight, rpc=True) for each in with_rpc]
+        return {"match": match, "route": _render_action(settings, clusters)}
+    return _render_answer(match, 501, _NO_RPC) if serving else _render_answer(match, 503, _NO_TRAFFIC)
+
+
+def _render_answer(match: Json, status: int, sentence: str) -> Json:
+    return {"match": match, "direct_response": {"status": status, "body": {"inline_string": sentence}}}
+
+
+def _render_weighted_cluster(service: str, version: VersionRoute, weight: int, *, rpc: bool = False) -> Json:
     served_by = {"key": _SERVED_BY_HEADER, "value": f"{service}/v{version.version}"}
+    build_name = build_rpc_cluster_name if rpc else build_cluster_name
     return {
-        "name": build_cluster_name(service, version.version),
+        "name": build_name(service, version.version),
         "weight": weight,
         "response_headers_to_add": [{"header": served_by, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
     }
 
 
 def _render_action(settings: Settings, clusters: list[Json]) -> Json:
-    """Predictions have no side effects, so a request that was cut off may be sent to another instance."""
+    """Predictions have no side effects, so a request that was cut off may be sent to another instance.
+
+    A caller's own gRPC deadline passes through: the model server ends the call then.
+    """
     return {
         "weighted_clusters": {"clusters": clusters},
         "timeout": f"{settings.request_timeout_seconds}s",
@@ -308,6 +335,7 @@ def _render_unknown_host() -> Json:
 
 def _render_cluster(name: str, addresses: tuple[str, ...]) -> Json:
     endpoints = [{"endpoint": {"address": _render_address(address)}} for address in addresses]
+    is_rpc = name.endswith(_RPC_SUFFIX)
     return {
         "name": name,
         "type": "STATIC",
@@ -330,9 +358,10 @@ def _render_cluster(name: str, addresses: tuple[str, ...]) -> Json:
                 "unhealthy_interval": "0.25s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": "/readyz", "host": "timl"},
+                **_render_health_check(is_rpc),
             }
         ],
+        **(_render_http2() if is_rpc else {}),
         "circuit_breakers": {
             "thresholds": [
                 {
@@ -344,6 +373,20 @@ def _render_cluster(name: str, addresses: tuple[str, ...]) -> Json:
             ]
         },
     }
+
+
+def _render_health_check(is_rpc: bool) -> Json:
+    if is_rpc:
+        return {"grpc_health_check": {"authority": "timl"}}
+    return {"http_health_check": {"path": "/readyz", "host": "timl"}}
+
+
+def _render_http2() -> Json:
+    options = {
+        "@type": _TYPE + "extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}}
 
 
 def _render_address(address: str) -> Json:

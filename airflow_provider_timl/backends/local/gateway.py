@@ -279,19 +279,24 @@ def find_envoy() -> Path:
 
 
 def _list_gaining(before: GatewayConfig, after: GatewayConfig) -> list[frozenset[str]]:
-    """Addresses of each version that gets traffic where it had none, or that none of its instances before gets."""
-    serving = {
-        (route.host, version.version): set(version.addresses)
-        for route in before.routes
-        for version in route.versions
-        if version.weight
-    }
+    """Addresses of each cluster that gets traffic where it had none, or that none of its instances before gets."""
+    serving = _list_serving(before)
     return [
-        frozenset(version.addresses)
-        for route in after.routes
-        for version in route.versions
-        if version.weight and not serving.get((route.host, version.version), set()) & set(version.addresses)
+        frozenset(addresses)
+        for cluster, addresses in _list_serving(after).items()
+        if not set(serving.get(cluster, ())) & set(addresses)
     ]
+
+
+def _list_serving(config: GatewayConfig) -> dict[tuple[str, int, bool], tuple[str, ...]]:
+    """Addresses of the clusters that have traffic, by host, version and whether it is gRPC's."""
+    return {
+        (route.host, version.version, rpc): addresses
+        for route in config.routes
+        for version in route.versions
+        for rpc, addresses in ((False, version.addresses), (True, version.rpc_addresses))
+        if version.weight and (addresses or not rpc)
+    }
 
 
 def _poll(check: Callable[[], bool], timeout_seconds: float) -> bool:

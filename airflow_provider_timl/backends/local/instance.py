@@ -18,6 +18,7 @@ from airflow_provider_timl.backends.contract import InstanceSpec, InstanceState,
 from airflow_provider_timl.backends.local.private_files import ensure_private_folder, write_private_file
 from airflow_provider_timl.backends.local.process import ManagedProcess
 from airflow_provider_timl.entities import FileDigest, Resources
+from airflow_provider_timl.runtimes.contract import has_rpc
 from airflow_provider_timl.settings import Settings
 
 _BACK_OFF_SECONDS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -36,6 +37,7 @@ class Instance:
     spec: InstanceSpec
     folder: Path
     socket: Path
+    rpc_socket: Path | None = None
     process: ManagedProcess | None = None
     fetch: Future[Path] | None = None
     probe: Future[bool] | None = None
@@ -63,6 +65,7 @@ class Instance:
             address=f"unix:{self.socket}",
             restarts=self.restarts,
             reason=self.reason,
+            rpc_address=f"unix:{self.rpc_socket}" if self.rpc_socket else None,
         )
 
     def note_start(self, process: ManagedProcess) -> None:
@@ -100,7 +103,9 @@ class Instance:
         """The specification goes first: what is left of a folder without it is nobody's instance."""
         (self.folder / "spec.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.socket.unlink(missing_ok=True)
+        for socket in (self.socket, self.rpc_socket):
+            if socket is not None:
+                socket.unlink(missing_ok=True)
 
     def _derive_state(self) -> InstanceState:
         if self.drain_until is not None:
@@ -115,7 +120,7 @@ def create_instance(settings: Settings, folder: Path, spec: InstanceSpec) -> Ins
     ensure_private_folder(folder)
     values = {**vars(spec), "files": [file.model_dump() for file in spec.files]}
     write_private_file(folder / "spec.json", json.dumps({**values, "resources": spec.resources.model_dump()}))
-    return Instance(spec, folder, _build_socket_path(settings, spec))
+    return _build_instance(settings, folder, spec)
 
 
 def find_instance(settings: Settings, folder: Path) -> Instance | None:
@@ -128,7 +133,7 @@ def find_instance(settings: Settings, folder: Path) -> Instance | None:
         spec = InstanceSpec(**{**values, "resources": Resources(**values["resources"])})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return Instance(spec, folder, _build_socket_path(settings, spec))
+    return _build_instance(settings, folder, spec)
 
 
 def write_server_config(settings: Settings, instance: Instance, model_folder: Path) -> None:
@@ -141,6 +146,7 @@ def write_server_config(settings: Settings, instance: Instance, model_folder: Pa
         "model_version": spec.version,
         "model_names": spec.model_names,
         "listen": f"unix:{instance.socket}",
+        "rpc_listen": f"unix:{instance.rpc_socket}" if instance.rpc_socket else None,
         **spec.resources.model_dump(),
         "max_request_bytes": settings.max_request_bytes,
         "request_timeout_seconds": settings.request_timeout_seconds,
@@ -149,6 +155,8 @@ def write_server_config(settings: Settings, instance: Instance, model_folder: Pa
     write_private_file(instance.config_file, json.dumps(config))
 
 
-def _build_socket_path(settings: Settings, spec: InstanceSpec) -> Path:
-    """The same at each start, so that the gateway needs no change; short, because paths of sockets have to be."""
-    return settings.run_dir / f"{hashlib.sha256(spec.id.encode()).hexdigest()[:16]}.sock"
+def _build_instance(settings: Settings, folder: Path, spec: InstanceSpec) -> Instance:
+    """Its sockets have the same paths at each start, so that the gateway needs no change; short, as they have to be."""
+    name = hashlib.sha256(spec.id.encode()).hexdigest()[:16]
+    rpc_socket = settings.run_dir / f"{name}.rpc" if has_rpc(spec.runtime) else None
+    return Instance(spec, folder, settings.run_dir / f"{name}.sock", rpc_socket)

@@ -66,7 +66,12 @@ def _parse_config(routes: list[dict[str, Any]]) -> GatewayConfig:
                 host=route["host"],
                 keys=tuple(GatewayKey(**key) for key in route["keys"]),
                 versions=tuple(
-                    VersionRoute(version["version"], version["weight"], tuple(version["addresses"]))
+                    VersionRoute(
+                        version["version"],
+                        version["weight"],
+                        tuple(version["addresses"]),
+                        tuple(version["rpc_addresses"]),
+                    )
                     for version in route["versions"]
                 ),
             )

@@ -6,6 +6,9 @@ Found as any other runtime, by its entry point: a test puts this folder on ``PYT
 - ``{"load_seconds": 2}`` loads slowly, ``{"load_exit": 5}`` dies while it loads;
 - ``{"seconds": 0.5}`` answers late, ``{"block_seconds": 60}`` hangs the whole server, ``{"exit": 7}`` ends it,
   ``{"grow_mb": 600}`` takes memory and keeps it, ``{"print": "..."}`` writes to the log.
+
+As ``faulty-rpc`` it takes gRPC as well, where the string tensor ``faults`` holds what is the body of a request else,
+and all tensors come back.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,15 @@ class FaultyEngine:
         time.sleep(request.get("block_seconds", 0))  # on the event loop: nobody else is served meanwhile
         return request
 
+    def parse_rpc(self, method: str, message: bytes) -> dict[str, Any]:
+        from airflow_provider_timl.hooks.tensor_messages import MESSAGES, read_tensor
+
+        inputs = {
+            entry.key: read_tensor(entry.value) for entry in MESSAGES["PredictRequest"].FromString(message).inputs
+        }
+        (faults,) = inputs.pop("faults", [b"{}"])
+        return {**self.parse(method, faults), "inputs": inputs}
+
     def count_rows(self, request: dict[str, Any]) -> int:
         return 1
 
@@ -62,7 +75,21 @@ class FaultyEngine:
         if "exit" in request:
             os._exit(request["exit"])
         self._kept.append(b"\1" * (request.get("grow_mb", 0) * 2**20))
-        return json.dumps({"pid": os.getpid()}).encode()
+        return build_rpc_answer(request["inputs"]) if "inputs" in request else json.dumps({"pid": os.getpid()}).encode()
+
+
+def build_rpc_answer(inputs: dict[str, Any]) -> bytes:
+    """What came in goes out again, with our pid."""
+    import numpy as np
+
+    from airflow_provider_timl.hooks.tensor_messages import MESSAGES, write_tensor
+
+    response = MESSAGES["PredictResponse"]()
+    for name, array in {**inputs, "pid": np.array([os.getpid()])}.items():
+        entry = response.outputs.add(key=name)
+        write_tensor(name, entry.value, array)
+    content: bytes = response.SerializeToString()
+    return content
 
 
 def load(folder: Path, resources: Resources, options: RuntimeOptions) -> FaultyEngine:
@@ -80,3 +107,4 @@ def inspect(folder: Path, resources: Resources) -> InspectionReport:
 
 
 RUNTIME = RuntimeProgram(name="faulty", model_type="faulty", requires=(), extra="", inspect=inspect, load=load)
+RPC_RUNTIME = replace(RUNTIME, name="faulty-rpc", has_rpc=True)
