@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, task
+from timl_example.release import retire_versions
 
 from airflow_provider_timl.hooks.cos import COSHook
 from airflow_provider_timl.hooks.prediction import PredictionHook
-from airflow_provider_timl.hooks.timl import TimlHook
 from airflow_provider_timl.operators.batch import BatchPredictOperator
 from airflow_provider_timl.operators.models import ImportFromCOSOperator, SaveModelOperator
 from airflow_provider_timl.operators.services import (
@@ -62,15 +62,6 @@ def train_model() -> dict[str, Any]:
 @task
 def remove_folder(folder: str) -> None:
     shutil.rmtree(folder)
-
-
-@task
-def retire_versions(imported: dict[str, Any]) -> None:
-    """Take what earlier runs left out of the service; what has no traffic can go."""
-    hook = TimlHook()
-    for version in hook.get_service(NAME).versions:
-        if version.version != imported["version"]:
-            hook.remove_version(service_name=NAME, version=version.version)
 
 
 @task
@@ -188,7 +179,7 @@ with DAG(
     # [END batch]
 
     import_model >> deploy_imported >> serve_imported >> call_imported
-    call_imported >> retire_versions(import_model.output) >> deploy_trained
+    call_imported >> retire_versions(NAME, IMPORTED) >> deploy_trained
     import_model >> save_model >> [removed, deploy_trained]
     deploy_trained >> try_trained >> shift_a_tenth >> check_split(trained["expected"]) >> shift_all >> call_trained
     call_trained >> roll_back >> call_again >> predict_flowers

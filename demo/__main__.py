@@ -32,9 +32,11 @@ POLL_SECONDS = 1.0
 TELL_SECONDS = 10.0
 LOG_CHARACTERS = 3000
 DATA = ROOT / "tests" / "data"
-#: What the example DAG reads: bucket, key, file.
+#: What the example DAGs read: bucket, key, file or folder.
 UPLOADS = (
     ("models", "pmml_lr/LogisticRegressionIris.pmml", DATA / "pmml_lr" / "LogisticRegressionIris.pmml"),
+    ("models", "angel/lr", DATA / "angel" / "published" / "lr"),
+    ("models", "angel/deepFM", DATA / "angel" / "published" / "deepFM"),
     ("data", "iris/flowers.csv", DATA / "flowers" / "flowers.csv"),
 )
 
@@ -122,11 +124,14 @@ def start_storage(stack: ExitStack) -> ObjectStorage:
 def upload(storage: ObjectStorage) -> None:
     client = storage.build_client()
     existing = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-    for bucket, key, file in UPLOADS:
+    for bucket, key, source in UPLOADS:
         if bucket not in existing:
             client.create_bucket(Bucket=bucket)
             existing.add(bucket)
-        client.upload_file(str(file), bucket, key)
+        files = [source] if source.is_file() else [file for file in source.rglob("*") if file.is_file()]
+        for file in files:
+            suffix = "" if file == source else f"/{file.relative_to(source).as_posix()}"
+            client.upload_file(str(file), bucket, f"{key}{suffix}")
 
 
 def start_airflow(stack: ExitStack, environment: Mapping[str, str]) -> Program:

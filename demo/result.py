@@ -9,7 +9,8 @@ from typing import Any
 
 from demo.airflow_api import AirflowAPI
 
-EXAMPLE = {"instances": [{"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}]}
+#: A flower that others publish the answer for; the other models' examples are those of their signatures.
+IRIS_EXAMPLE = {"instances": [{"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}]}
 _TIML = "/timl/api/v1"
 
 
@@ -65,8 +66,15 @@ def read_result(api: AirflowAPI, username: str, password: str) -> DemoResult:
         keys = api.get(f"{_TIML}/services/{service['name']}/keys")
         key = next(key for key in keys if key["enabled"])
         secret = api.get(f"{_TIML}/services/{service['name']}/keys/{key['id']}/secret")["secret"]
-        services.append(DemoService(service["name"], service["model_type"], service["host"], secret, EXAMPLE))
+        example = IRIS_EXAMPLE if service["name"] == "iris" else _get_example(api, service)
+        services.append(DemoService(service["name"], service["model_type"], service["host"], secret, example))
     return DemoResult(api.url, username, password, gateway_url, services)
+
+
+def _get_example(api: AirflowAPI, service: dict[str, Any]) -> dict[str, Any]:
+    version = service["versions"][0]["version"]
+    found = api.get(f"{_TIML}/models/{service['model']}/versions/{version}")
+    return dict(found["inspection"]["signature"]["example"])
 
 
 def render_curl(gateway_url: str, service: DemoService) -> str:
