@@ -82,6 +82,8 @@ class OnnxEngine:
         self._signatures = {
             DEFAULT_SIGNATURE: TensorSignature(DEFAULT_SIGNATURE, self._specs, self._outputs),
         }
+        self.has_free_sizes = any(None in (spec.shape or (None, None))[1:] for spec in self._specs.values())
+        self.trouble = ""  # why the last example tried was refused
         example, answer = self._find_example()
         self.has_example = bool(answer)
         self._can_join = self._try_joining(example)
@@ -190,8 +192,7 @@ class OnnxEngine:
 
     def _find_example(self) -> tuple[Tensors, Tensors]:
         """Inputs that the model takes, and its answer; both empty when none of those tried is taken."""
-        is_free = any(None in (spec.shape or ())[1:] for spec in self._specs.values())
-        for size in _EXAMPLE_SIZES if is_free else _EXAMPLE_SIZES[:1]:
+        for size in _EXAMPLE_SIZES if self.has_free_sizes else _EXAMPLE_SIZES[:1]:
             for number in _EXAMPLE_NUMBERS:
                 shapes = {name: _choose_shape(spec, size) for name, spec in self._specs.items()}
                 if sum(map(prod, shapes.values())) > _MOST_EXAMPLE_VALUES:
@@ -199,8 +200,8 @@ class OnnxEngine:
                 inputs = {name: _fill(shape, self._specs[name].dtype, number) for name, shape in shapes.items()}
                 try:
                     return inputs, self._evaluate(inputs)
-                except InvalidInputError:
-                    continue
+                except InvalidInputError as exc:
+                    self.trouble = exc.message
         return {}, {}
 
     def _build_output_field(self, spec: TensorSpec, answer: Array | None) -> SignatureField:
@@ -287,6 +288,8 @@ def inspect_onnx(folder: Path, resources: Resources) -> InspectionReport:
         )
         raise InvalidModelError(message) from exc
     engine = OnnxEngine(session)
+    if not engine.has_example and not engine.has_free_sizes:
+        raise InvalidModelError(f"the model answers no request, neither of ones nor of zeros: {engine.trouble}")
     example = engine.signature.example
     if example is not None:
         (answer,) = engine.run([engine.parse("predict", orjson.dumps(example))])

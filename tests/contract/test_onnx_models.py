@@ -300,6 +300,14 @@ def test_inspection_tells_what_the_model_takes_and_gives(tmp_path: Path) -> None
     assert report.framework["operators"] == "ai.onnx 17, ai.onnx.ml 3"
 
 
+@pytest.mark.parametrize("size", ["K", None])
+def test_example_has_sizes_that_run(tmp_path: Path, size: str | None) -> None:
+    weights = numpy_helper.from_array(np.ones((32, 1), np.float32), "W")
+    nodes = [node("MatMul", "x W", "y")]
+    model = build_model(nodes, [("x", FLOAT, ["N", size])], [("y", FLOAT, ["N", 1])], [weights])
+    assert load(tmp_path, model).signature.example == {"instances": [[1.0] * 32]}
+
+
 def test_example_is_one_that_runs(tmp_path: Path) -> None:
     """One is no place in this table of one row."""
     table = numpy_helper.from_array(np.array([10], np.float32), "table")
@@ -328,6 +336,26 @@ def test_model_is_inspected_in_the_limited_process(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.onnx").write_bytes(b"hello")
     with pytest.raises(InvalidModelError, match=r"model\.onnx is not an ONNX model"):
         inspect_in_limited_process(tmp_path / "model", "onnx", settings=settings)
+
+
+def test_model_that_answers_nothing_is_refused(tmp_path: Path) -> None:
+    table = numpy_helper.from_array(np.zeros(0, np.float32), "table")
+    nodes = [node("Gather", "table x", "y")]
+    model = build_model(nodes, [("x", INT64, ["N"])], [("y", FLOAT, ["N"])], [table])
+    assert "answers no request, neither of ones nor of zeros: " in refuse(write(tmp_path, model))
+
+
+def test_model_of_sizes_that_are_not_guessed_is_accepted_without_an_example(tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.ones((3, 1), np.float32), "W")
+    nodes = [node("MatMul", "x W", "y")]
+    model = build_model(nodes, [("x", FLOAT, ["N", "K"])], [("y", FLOAT, ["N", 1])], [weights])
+    report = inspect_onnx(write(tmp_path, model), Resources())
+    assert report.checks == ["structure", "loaded"]
+    assert report.signature is not None
+    assert report.signature.example is None
+    engine = load(tmp_path, model)
+    assert ask(engine, {"instances": [[1, 2, 3]]}) == [{"predictions": [[6.0]]}]
+    assert engine.score(["x"], [[[1, 2, 3]], ["[1, 2, 4]"]]) == [{"y": [6.0]}, {"y": [7.0]}]
 
 
 def test_runtime_is_found_by_its_type() -> None:
