@@ -7,8 +7,8 @@ In tables, each input is the column of its name; a cell is a value, or a list (P
 model with one input of ``k`` numbers in a row takes any table of exactly ``k`` columns, too, in their order.
 
 ONNX Runtime is imported when a model is opened, not where runtimes are listed. What is hostile in a file is looked for
-before ONNX Runtime sees it (``read_facts``): paths of external data, and its mark for data at an address of memory, which
-is no plain name either.
+before ONNX Runtime sees it (``read_facts``): paths of external data, and its mark for data at an address of memory,
+which is no plain name either.
 """
 
 from __future__ import annotations

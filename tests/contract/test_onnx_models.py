@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from airflow_provider_timl.entities import Resources
 from airflow_provider_timl.exceptions import InvalidInputError, InvalidModelError, NotFoundError, TimlError
 from airflow_provider_timl.repository.inspection import inspect_in_limited_process
 from airflow_provider_timl.runtimes.contract import RuntimeOptions, get_runtime_for
-from airflow_provider_timl.runtimes.onnx import OnnxEngine, inspect_onnx, load_onnx
+from airflow_provider_timl.runtimes.onnx import OnnxEngine, inspect_onnx, load_onnx, read_facts
 from airflow_provider_timl.settings import Settings
 from tests.servers.model_server import Server, start_server, stop_server
 
@@ -379,6 +380,18 @@ def test_runtime_is_found_by_its_type() -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     assert words in refuse(tmp_path)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_file_makes_the_reader_of_facts_fail(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(build_external("weights.bin", in_branch=True).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with suppress(InvalidModelError):
+        read_facts(path)
 
 
 def test_artifact_has_one_model(tmp_path: Path) -> None:
