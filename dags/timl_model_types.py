@@ -32,21 +32,22 @@ EPOCHS = {"first": 3, "second": 15}
 IMAGES_PATH = "cos://data/digits/images.parquet"
 DIGITS_PATH = "cos://data/digits/predictions/{{ run_id }}/"
 LEAST_ACCURACY = 0.9
-FIRST = "{{ ti.xcom_pull('tensorflow.save_first').version }}"
-SECOND = "{{ ti.xcom_pull('tensorflow.save_second').version }}"
+FIRST = "{{ ti.xcom_pull('tensorflow.save_first')['version'] }}"
+SECOND = "{{ ti.xcom_pull('tensorflow.save_second')['version'] }}"
 LR_PATH, DEEPFM_PATH = "cos://models/angel/lr/", "cos://models/angel/deepFM/"
 #: What the authors of ``lr`` publish, and what their engine answers for ``deepFM`` (once it can load it).
 REQUESTS = Path(__file__).parent / "timl_example" / "angel_requests.json"
 
 
-@task
+@task(multiple_outputs=True)
 def train_digits() -> dict[str, Any]:
     """Train on the spot. The files go to a folder that the next tasks read: all run on one machine here."""
     from timl_example.digits import train
 
     folder = Path(tempfile.mkdtemp(prefix="timl-digits-"))
     trained = {name: asdict(train(folder / name, epochs)) for name, epochs in EPOCHS.items()}
-    return {"folder": str(folder), **trained}
+    fields = {f"{name}_{field}": value for name, each in trained.items() for field, value in each.items()}
+    return {"folder": str(folder), **fields}
 
 
 @task
@@ -81,11 +82,6 @@ def check_digits(output: dict[str, Any]) -> None:
         raise ValueError(f"{accuracy:.1%} of {len(rows)} digits are right, not {LEAST_ACCURACY:.0%}")
 
 
-def get_trained(name: str, field: str) -> str:
-    """Template of what ``train_digits`` says of one of its networks."""
-    return f"{{{{ ti.xcom_pull('tensorflow.train_digits')['{name}']['{field}'] }}}}"
-
-
 def get_published(model: str) -> tuple[dict[str, Any], Any]:
     """A request, and the prediction that it gets."""
     case = json.loads(REQUESTS.read_text())[model]
@@ -97,7 +93,6 @@ with DAG(
     schedule=None,
     max_active_runs=1,
     default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
-    render_template_as_native_obj=True,
     tags=["timl", "example"],
     doc_md=__doc__,
 ) as dag:
@@ -105,20 +100,20 @@ with DAG(
         # [START tensorflow]
         trained = train_digits()
         first = SaveModelOperator(
-            task_id="save_first", path=get_trained("first", "folder"), model_name=DIGITS, model_type="tensorflow"
+            task_id="save_first", path=trained["first_folder"], model_name=DIGITS, model_type="tensorflow"
         )
         # [END tensorflow]
         second = SaveModelOperator(
-            task_id="save_second", path=get_trained("second", "folder"), model_name=DIGITS, model_type="tensorflow"
+            task_id="save_second", path=trained["second_folder"], model_name=DIGITS, model_type="tensorflow"
         )
         removed = remove_folder(trained["folder"]).as_teardown(setups=trained)
         release = build_release(
             DIGITS,
             old=FIRST,
             new=SECOND,
-            body={"instances": [get_trained("first", "image")]},
-            expect_old={"probabilities": get_trained("first", "probabilities")},
-            expect_new={"probabilities": get_trained("second", "probabilities")},
+            body={"instances": [trained["first_image"]]},
+            expect_old={"probabilities": trained["first_probabilities"]},
+            expect_new={"probabilities": trained["second_probabilities"]},
         )
         predict_images = BatchPredictOperator(
             task_id="predict_images",
@@ -144,8 +139,8 @@ with DAG(
         request, published = get_published("lr")
         release = build_release(
             CLICKS,
-            old="{{ ti.xcom_pull('angel.import_lr').version }}",
-            new="{{ ti.xcom_pull('angel.import_again').version }}",
+            old="{{ ti.xcom_pull('angel.import_lr')['version'] }}",
+            new="{{ ti.xcom_pull('angel.import_again')['version'] }}",
             body=request,
             expect_old=published,
             expect_new=published,
@@ -161,12 +156,12 @@ with DAG(
             task_id="deploy",
             service_name=INCOMES,
             model_name=INCOMES,
-            version="{{ ti.xcom_pull('deepfm.import_deepfm').version }}",
+            version="{{ ti.xcom_pull('deepfm.import_deepfm')['version'] }}",
         )
         call = TestServiceOperator(
             task_id="call",
             service_name=INCOMES,
-            version="{{ ti.xcom_pull('deepfm.import_deepfm').version }}",
+            version="{{ ti.xcom_pull('deepfm.import_deepfm')['version'] }}",
             body=request,
             expect=computed,
         )

@@ -19,11 +19,11 @@ REL_TOL = 1e-4
 
 
 @task
-def retire_versions(service: str, kept: int) -> None:
+def retire_versions(service: str, kept: int | str) -> None:
     """Take what earlier runs left out of the service; what has no traffic can go."""
     hook = TimlHook()
     for version in hook.get_service(service).versions:
-        if version.version != kept:
+        if version.version != int(kept):
             hook.remove_version(service_name=service, version=version.version)
 
 
@@ -48,7 +48,7 @@ def build_release(service: str, *, old: str, new: str, body: Any, expect_old: An
         shift_a_tenth = ShiftTrafficOperator(task_id="shift_a_tenth", to_version=new, percent=10, **common)
         shift_all = ShiftTrafficOperator(task_id="shift_all", to_version=new, percent=100, **common)
         call_new = TestServiceOperator(task_id="call_new", **ask_new)
-        revision = f"{{{{ ti.xcom_pull('{deploy_new.task_id}').revision }}}}"
+        revision = f"{{{{ ti.xcom_pull('{deploy_new.task_id}')['revision'] }}}}"
         roll_back = RollbackOperator(task_id="roll_back", revision=revision, **common)
         call_again = TestServiceOperator(task_id="call_again", **ask_old)
         deploy_old >> serve_old >> call_old >> retire >> deploy_new >> try_new
