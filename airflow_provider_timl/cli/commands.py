@@ -18,14 +18,14 @@ _CHANGE = (_WAIT, _TIMEOUT, *_COMMON)
 _NAME = Arg(("name",), help="the model")
 _SERVICE = Arg(("service",), help="the service")
 _VERSION = Arg(("version",), help="the version", type=int)
-_TYPE = Arg(("--type",), help="model type: pmml, tensorflow, angel, ...", required=True, dest="model_type")
+_TYPE = Arg(("--type",), help="model type: pmml, onnx, tensorflow, angel, ...", required=True, dest="model_type")
 _ALIAS = Arg(("--alias",), help="point this alias to the new version; may be repeated", action="append", default=[])
 _WANTED_VERSION = Arg(("--version",), help="version; the latest by default", type=int)
 _SPECIFICATION = (
     _WANTED_VERSION,
     Arg(("--instances",), help="how many", type=int, default=1),
     Arg(("--cpu",), help="cores of an instance", type=float, default=1.0),
-    Arg(("--memory-mb",), help="memory of an instance in MiB", type=int, default=512),
+    Arg(("--memory-mb",), help="memory of an instance in MiB; by default the runtime's", type=int),
     Arg(("--gpu",), help="GPUs of an instance", type=int, default=0),
     Arg(("--runtime",), help="the program that serves it; by default the model type's"),
     Arg(("--option",), help="of the runtime, as NAME=VALUE; may be repeated", action="append", metavar="NAME=VALUE"),

@@ -117,7 +117,9 @@ def _print_service(args: Namespace, service: Service) -> None:
 
 
 def _read_specification(args: Namespace) -> dict[str, Any]:
-    resources = {"cpu": args.cpu, "memory_mb": args.memory_mb, "gpu": args.gpu}
+    resources = {"cpu": args.cpu, "gpu": args.gpu}
+    if args.memory_mb is not None:
+        resources["memory_mb"] = args.memory_mb
     return {
         "version": args.version,
         "instances": args.instances,

@@ -487,7 +487,12 @@ def _build_version_body(
 ) -> dict[str, Any]:
     wanted = resources if isinstance(resources, Resources) else Resources(**(resources or {}))
     body = {"version": version, "alias": alias, "runtime": runtime, "instances": instances}
-    return {**body, "options": dict(options or {}), "resources": wanted.model_dump(), **_trace(lineage)}
+    return {
+        **body,
+        "options": dict(options or {}),
+        "resources": wanted.model_dump(exclude_unset=True),
+        **_trace(lineage),
+    }
 
 
 def _upload(upload: Upload, source: Path) -> list[dict[str, Any]]:

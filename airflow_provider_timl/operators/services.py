@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import Context, conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from pydantic import JsonValue
 
 from airflow_provider_timl.entities import Service, TestAnswer
 from airflow_provider_timl.exceptions import InvalidInputError, NotFoundError
@@ -98,7 +99,8 @@ class DeployServiceOperator(_ChangeServiceOperator):
     :param alias: or an alias of it; neither means the latest version. (templated)
     :param runtime: the program that serves it; by default the one of the model's type. (templated)
     :param options: of the runtime, such as ``{"fc_weight_layout": "in_out"}`` for Angel models. (templated)
-    :param resources: of each instance: ``{"cpu": 1, "memory_mb": 512, "gpu": 0}``. (templated)
+    :param resources: of each instance: ``{"cpu": 1, "memory_mb": 512, "gpu": 0}``; without ``memory_mb``, what the
+        runtime needs. (templated)
     :param instances: how many. (templated)
     """
 
@@ -232,7 +234,8 @@ class TestServiceOperator(_ServiceOperator):
 
     :param body: the request; by default the example of the model's signature. (templated)
     :param version: ask this version, whatever its traffic. (templated)
-    :param expect: outputs that the first prediction must have; numbers within ``rel_tol``. (templated)
+    :param expect: what the first prediction must be: of an object these outputs, else the whole value; numbers within
+        ``rel_tol``. (templated)
     :param rel_tol: relative tolerance.
     """
 
@@ -244,7 +247,7 @@ class TestServiceOperator(_ServiceOperator):
         *,
         body: Mapping[str, Any] | None = None,
         version: int | str | None = None,
-        expect: Mapping[str, Any] | None = None,
+        expect: JsonValue = None,
         rel_tol: float = _REL_TOL,
         **kwargs: Any,
     ) -> None:
@@ -261,7 +264,7 @@ class TestServiceOperator(_ServiceOperator):
             answer = self.hook.test_service(service_name=self.service_name, body=self.body, version=version)
             push_service_link(context, self.hook, self.service_name)
         self.log.info("%s answered %d in %.1f ms", answer.version, answer.status, answer.duration_ms)
-        problems = find_differences(answer, self.expect or {}, self.rel_tol)
+        problems = find_differences(answer, self.expect, self.rel_tol)
         if problems:
             raise AirflowException(f"service {self.service_name!r}: {'; '.join(problems)}")
         return answer.model_dump()
@@ -286,16 +289,25 @@ def plan_shift(service: Service, to_version: int, percent: float) -> dict[int, f
     return {to_version: percent, **{version: share / 100 for version, share in shares.items()}}
 
 
-def find_differences(answer: TestAnswer, expect: Mapping[str, Any], rel_tol: float) -> Sequence[str]:
+def find_differences(answer: TestAnswer, expect: JsonValue, rel_tol: float) -> Sequence[str]:
     """What is wrong with an answer, as sentences."""
     if answer.status != 200:
         return [f"answered {answer.status}: {answer.body}"]
-    prediction = answer.body["predictions"][0] if expect else {}
-    return [
-        f"{name} is {prediction.get(name)!r}, not {value!r}"
-        for name, value in expect.items()
-        if not _is_close(prediction.get(name), value, rel_tol)
-    ]
+    if expect is None:
+        return []
+    prediction = answer.body["predictions"][0] if "predictions" in answer.body else answer.body
+    return list(_compare("prediction", prediction, expect, rel_tol))
+
+
+def _compare(name: str, found: Any, expected: Any, rel_tol: float) -> Iterator[str]:
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        for key, value in expected.items():
+            yield from _compare(str(key), found.get(key), value, rel_tol)
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        for position, (element, value) in enumerate(zip(found, expected, strict=True)):
+            yield from _compare(f"{name}[{position}]", element, value, rel_tol)
+    elif not _is_close(found, expected, rel_tol):
+        yield f"{name} is {found!r}, not {expected!r}"
 
 
 def _is_close(found: Any, expected: Any, rel_tol: float) -> bool:

@@ -77,7 +77,12 @@ class Engine(Protocol[Request]):
 
 
 class RpcEngine(Engine[Request], Protocol):
-    """An engine that also takes TensorFlow Serving's gRPC messages."""
+    """An engine that also takes TensorFlow Serving's gRPC messages.
+
+    ``model_version`` is what responses say of the version; the server sets it before the first request.
+    """
+
+    model_version: int | None
 
     def parse_rpc(self, method: str, message: bytes) -> Request:
         """Check a serialized request of ``PredictionService`` completely; ``run`` gives the serialized response.
@@ -101,6 +106,7 @@ class RuntimeProgram:
         process.
     :param load: make the engine for the artifact at a folder, within resources, with a value of ``options``.
     :param has_rpc: whether its engines are ``RpcEngine``.
+    :param memory_mb: what an instance gets when nobody says.
     """
 
     name: str
@@ -111,6 +117,7 @@ class RuntimeProgram:
     load: Callable[[Path, Resources, Any], Engine[Any]]
     options: type[RuntimeOptions] = RuntimeOptions
     has_rpc: bool = False
+    memory_mb: int = Resources().memory_mb
 
     def find_missing(self) -> str | None:
         """The first required module that is not installed, without importing any."""

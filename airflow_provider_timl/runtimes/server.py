@@ -48,6 +48,8 @@ def main() -> int:
         program = get_runtime(config.runtime)
         folder = find_model_root(Path(config.model_path))
         engine = program.load(folder, config.resources, program.parse_options(config.options))
+        if program.has_rpc:
+            cast(RpcEngine[Any], engine).model_version = config.model_version
     except TimlError as exc:
         print(f"cannot load the model: {exc}", file=sys.stderr)
         return _EXIT_NOT_LOADED

@@ -318,6 +318,8 @@ def _build_version_spec(
     instances: int,
 ) -> ServiceVersionSpec:
     program = _choose_runtime(model_version.model_type, runtime)
+    if "memory_mb" not in resources.model_fields_set:
+        resources = resources.model_copy(update={"memory_mb": program.memory_mb})
     return ServiceVersionSpec(
         version=model_version.version,
         runtime=program.name,
