@@ -9,7 +9,6 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -25,13 +24,22 @@ from airflow_provider_timl.exceptions import (
     TooLargeError,
     UnauthorizedError,
 )
-from airflow_provider_timl.hooks import prediction
 from airflow_provider_timl.hooks.prediction import PredictionHook
 from airflow_provider_timl.hooks.tensor_messages import build_request
 from airflow_provider_timl.runtimes import rpc_messages
 from tests.servers.load import describe
 from tests.servers.local import ALL, KEY, LocalMachine, build_host, build_route, run_machine
-from tests.servers.rpc import GET_STATUS, PREDICT, RpcAnswer, RpcLoad, build_faults, call, open_channel
+from tests.servers.rpc import (
+    GET_STATUS,
+    PREDICT,
+    ControlPlane,
+    RpcAnswer,
+    RpcLoad,
+    build_faults,
+    call,
+    open_channel,
+    open_hook,
+)
 from tests.waiting import wait_until
 
 LIMIT = 16 * 1024 * 1024
@@ -201,30 +209,10 @@ def test_sockets_are_private_and_go_with_the_instance(machine: LocalMachine, iri
 # the hook
 
 
-class ControlPlane:
-    """Says what a deployed service's host and key are, in ``TimlHook``'s place."""
-
-    default_conn_name = "timl_default"
-    host = build_host("iris")
-    key = KEY.secret
-    gateway_url = ""
-
-    def __init__(self, _conn_id: str) -> None: ...
-
-    def get_service(self, _name: str) -> Any:
-        return SimpleNamespace(host=self.host, gateway_url=self.gateway_url)
-
-    def get_access_key(self, _name: str) -> str:
-        return self.key
-
-
 @pytest.fixture
 def hook(machine: LocalMachine, monkeypatch: pytest.MonkeyPatch) -> Iterator[PredictionHook]:
-    monkeypatch.setattr(prediction, "TimlHook", ControlPlane)
-    monkeypatch.setattr(ControlPlane, "gateway_url", machine.settings.gateway_url)
-    hook = PredictionHook("iris", timeout_seconds=10)
-    yield hook
-    hook.close()
+    with open_hook(machine, monkeypatch) as hook:
+        yield hook
 
 
 @pytest.mark.usefixtures("iris")
