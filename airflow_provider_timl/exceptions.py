@@ -24,6 +24,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+#: Metadata of a failed gRPC call with the error's ``reason``: one status stands for several errors.
+REASON_METADATA = "x-timl-reason"
+
 
 class TimlError(Exception):
     """Root of the tree.

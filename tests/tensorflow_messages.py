@@ -16,7 +16,22 @@ if "tensorflow" not in sys.modules:
     package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations or ())
     sys.modules["tensorflow"] = package
 
-from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow_serving.apis import get_model_status_pb2, inference_pb2, predict_pb2
+from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
-__all__ = ["get_model_status_pb2", "inference_pb2", "predict_pb2", "tensor_pb2", "types_pb2"]
+__all__ = [
+    "get_model_metadata_pb2",
+    "get_model_status_pb2",
+    "inference_pb2",
+    "model_service_pb2_grpc",
+    "predict_pb2",
+    "prediction_service_pb2_grpc",
+    "types_pb2",
+]

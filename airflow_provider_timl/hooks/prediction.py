@@ -13,6 +13,7 @@ import requests
 from airflow.sdk import BaseHook
 
 from airflow_provider_timl.exceptions import (
+    REASON_METADATA,
     ExternalSystemError,
     InvalidInputError,
     NotReadyError,
@@ -48,8 +49,6 @@ _MODEL_NAME = "m"
 _MODEL_PATH = f"/v1/models/{_MODEL_NAME}"
 _RPC_METHOD = "/tensorflow.serving.PredictionService/Predict"
 _VERSION_HEADER = "X-TIML-Version"
-#: What the gateway says beside RESOURCE_EXHAUSTED when the request is too large, not the queue full.
-_REASON_HEADER = "x-timl-reason"
 _UNLIMITED_BYTES = -1
 
 
@@ -199,7 +198,7 @@ def _build_examples(examples: Sequence[Mapping[str, Any]], signature_name: str |
 
 def _build_rpc_error(error: Any) -> TimlError:
     """:param error: a ``grpc.RpcError`` that is a call, as those of a channel are."""
-    reason = dict(error.trailing_metadata() or ()).get(_REASON_HEADER)
-    if reason == TooLargeError.reason:
+    reason = dict(error.trailing_metadata() or ()).get(REASON_METADATA)
+    if reason == TooLargeError.reason:  # its status is that of a full queue, which a retry may find empty
         return TooLargeError(error.details())
     return _RPC_ERRORS.get(error.code().name, ExternalSystemError)(error.details())

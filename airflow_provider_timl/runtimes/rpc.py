@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from airflow_provider_timl.exceptions import ExternalSystemError, TimlError
+from airflow_provider_timl.exceptions import REASON_METADATA, ExternalSystemError, TimlError, TooLargeError
 from airflow_provider_timl.runtimes import rpc_messages
 from airflow_provider_timl.runtimes.application import ModelApplication, build_sentence
 from airflow_provider_timl.runtimes.contract import RpcEngine
@@ -27,7 +27,7 @@ from airflow_provider_timl.runtimes.server_config import ServerConfig
 Handle = Callable[[bytes, Any], Awaitable[bytes]]
 
 _PREDICTION_METHODS = ("Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata")
-_UNLIMITED = -1
+_UNLIMITED_BYTES = -1
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
@@ -46,11 +46,9 @@ class RpcServer:
         self._config = config
         self._engine = engine
         self._application = application
-        sizes = [
-            ("grpc.max_receive_message_length", config.max_request_bytes),
-            ("grpc.max_send_message_length", _UNLIMITED),
-        ]
-        self._server = grpc.aio.server(options=sizes)
+        # gRPC would refuse by a message's announced length, before the gateway can with its sentence; so we do, after
+        limits = [(f"grpc.max_{way}_message_length", _UNLIMITED_BYTES) for way in ("receive", "send")]
+        self._server = grpc.aio.server(options=limits)
         predictions: dict[str, Handle] = {method: partial(self._predict, method) for method in _PREDICTION_METHODS}
         models: dict[str, Handle] = {"GetModelStatus": self._get_status, "HandleReloadConfigRequest": _refuse_reload}
         services: dict[str, dict[str, Handle]] = {
@@ -80,6 +78,7 @@ class RpcServer:
         started = time.perf_counter()
         rows = 0
         try:
+            self._check_size(message)
             problem = self._find_problem(method, message)
             if problem is not None:
                 self._application.metrics.count(404, 0, time.perf_counter() - started)
@@ -123,6 +122,11 @@ class RpcServer:
     async def _check_health(self, _message: bytes, _context: Any) -> bytes:
         return rpc_messages.NOT_SERVING if self._application.draining else rpc_messages.SERVING
 
+    def _check_size(self, message: bytes) -> None:
+        limit = self._config.max_request_bytes
+        if len(message) > limit:
+            raise TooLargeError(f"the request body is larger than {limit} bytes; send fewer instances at a time")
+
     def _find_problem(self, method: str, message: bytes) -> str | None:
         """Why this server does not have the model that is named.
 
@@ -144,5 +148,6 @@ async def _refuse_reload(_message: bytes, context: Any) -> bytes:
 
 
 async def _abort(context: Any, error: TimlError) -> NoReturn:
-    await context.abort(_CODES.get(error.status, grpc.StatusCode.INTERNAL), build_sentence(error))
+    code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+    await context.abort(code, build_sentence(error), ((REASON_METADATA, error.reason),))
     raise error  # abort always raises

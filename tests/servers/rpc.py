@@ -7,13 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import pytest
 
+from airflow_provider_timl.hooks import prediction
+from airflow_provider_timl.hooks.prediction import PredictionHook
 from airflow_provider_timl.hooks.tensor_messages import build_request, read_response
 from tests.servers.load import Load
-from tests.servers.local import KEY, build_host
+from tests.servers.local import KEY, LocalMachine, build_host
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 GET_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
@@ -64,6 +68,35 @@ def call(
     return RpcAnswer(
         under_way.code(), under_way.details(), served_by or trailers.get("x-timl-served-by"), content, trailers
     )
+
+
+class ControlPlane:
+    """Says what a service's host and key are, in the place of ``TimlHook``."""
+
+    default_conn_name = "timl_default"
+    host = build_host("iris")
+    key = KEY.secret
+    gateway_url = ""
+
+    def __init__(self, _conn_id: str) -> None: ...
+
+    def get_service(self, _name: str) -> Any:
+        return SimpleNamespace(host=self.host, gateway_url=self.gateway_url)
+
+    def get_access_key(self, _name: str) -> str:
+        return self.key
+
+
+@contextmanager
+def open_hook(machine: LocalMachine, monkeypatch: pytest.MonkeyPatch) -> Iterator[PredictionHook]:
+    """For the service ``iris`` of a machine."""
+    monkeypatch.setattr(prediction, "TimlHook", ControlPlane)
+    monkeypatch.setattr(ControlPlane, "gateway_url", machine.settings.gateway_url)
+    hook = PredictionHook("iris", timeout_seconds=20)
+    try:
+        yield hook
+    finally:
+        hook.close()
 
 
 class RpcLoad(Load):

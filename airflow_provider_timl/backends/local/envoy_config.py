@@ -253,7 +253,7 @@ def _render_rpc_pin(settings: Settings, service: str, version: VersionRoute) -> 
 
 def _render_unknown_version(route: ServiceRoute, match: Json) -> Json:
     """The version is what the request says, by header or by path."""
-    asked = f"%REQ({_VERSION_HEADER}):20%" if "headers" in match else "%REQ(:PATH):60%"
+    asked = f"%REQ({_VERSION_HEADER}):20%" if "headers" in match else "as in %REQ(:PATH):80%"
     versions = ", ".join(str(version.version) for version in route.versions) or "none yet"
     sentence = f"this service has no version {asked}; its versions: {versions}"
     body = {"text_format_source": {"inline_string": sentence}}

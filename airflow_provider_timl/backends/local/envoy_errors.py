@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_timl.exceptions import TooLargeError
+from airflow_provider_timl.exceptions import REASON_METADATA, TooLargeError
 from airflow_provider_timl.settings import Settings
 
 Json = dict[str, Any]
 
-#: Tells apart what has one gRPC status: a request that is too large, and a queue that is full.
-REASON_HEADER = "x-timl-reason"
 _SENTENCES = {
     400: "this is not a well-formed HTTP request ({details})",
     401: "the access key is missing or wrong; send it in the header Authorization",
@@ -65,7 +63,7 @@ def _render_rpc_mapper(status: int, sentence: str) -> Json:
     is_rpc = {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}
     headers = {"grpc-status": str(_RPC_STATUSES[status])}
     if status == TooLargeError.status:
-        headers[REASON_HEADER] = TooLargeError.reason
+        headers[REASON_METADATA] = TooLargeError.reason
     return {
         "filter": {"and_filter": {"filters": [{"header_filter": is_rpc}, _render_status_filter(status)]}},
         "headers_to_add": [
