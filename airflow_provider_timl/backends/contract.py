@@ -74,13 +74,14 @@ class VersionRoute:
     """``weight`` in hundredths of a percent (10000 = all); the weights of a service sum to 10000 or to 0.
 
     A version with weight 0 can still be reached by ``X-TIML-Version``. ``rpc_addresses`` are of the same instances, as
-    far as they have gRPC.
+    far as they have gRPC. ``labels`` are names for the version in paths, each of one version of the service.
     """
 
     version: int
     weight: int
     addresses: tuple[str, ...]
     rpc_addresses: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,13 @@ from airflow_provider_timl.repository.models import ModelRepository
 from airflow_provider_timl.services.keys import KeyCipher
 from airflow_provider_timl.services.plan import WantedService, plan_changes
 from airflow_provider_timl.services.report import ServiceReport, build_report
-from airflow_provider_timl.services.wanted import ServiceRecord, list_service_records, read_wanted_service
+from airflow_provider_timl.services.wanted import (
+    ServiceRecord,
+    label_versions,
+    list_labels,
+    list_service_records,
+    read_wanted_service,
+)
 from airflow_provider_timl.settings import Settings
 from airflow_provider_timl.states import ServiceState
 
@@ -79,8 +85,9 @@ class Controller:
         self._collect_garbage()
 
     def _read_wanted(self, session: Session, records: list[ServiceRecord]) -> list[WantedService]:
-        """Wanted services; read again only when their generation moved or a key expired."""
+        """Wanted services; read again only when their generation moved or a key expired, but for their labels."""
         now = utc_now()
+        labels = list_labels(session)
         current = {}
         for record in records:
             if record.state is ServiceState.DELETING:
@@ -88,7 +95,7 @@ class Controller:
             wanted, expires_at = self._wanted.get(record.id, (None, None))
             if wanted is None or wanted.generation != record.generation or (expires_at and expires_at <= now):
                 wanted, expires_at = read_wanted_service(session, self._repository, self._cipher, record.id, now)
-            current[record.id] = (wanted, expires_at)
+            current[record.id] = (label_versions(wanted, record.model, labels), expires_at)
         self._wanted = current
         return [wanted for wanted, _ in current.values()]
 

@@ -30,10 +30,11 @@ from airflow_provider_timl.services.changes import to_hundredths
 
 @dataclass(frozen=True)
 class WantedVersion:
-    """One version and the instances that are to run for it."""
+    """One version and the instances that are to run for it. ``labels`` are the model's aliases for it."""
 
     spec: ServiceVersionSpec
     instances: tuple[InstanceSpec, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,18 @@ def _plan_route(
         for version, weight in weights.items():
             if weight and version not in addresses:  # still serves, though no longer wanted
                 addresses[version] = before[version].addresses
+    labels = {version.spec.version: version.labels for version in service.versions}
     return ServiceRoute(
         service=service.name,
         host=service.host,
         keys=service.keys,
         versions=tuple(
             VersionRoute(
-                version, weights.get(version, 0), addresses[version], _list_rpc_addresses(addresses[version], existing)
+                version=version,
+                weight=weights.get(version, 0),
+                addresses=addresses[version],
+                rpc_addresses=_list_rpc_addresses(addresses[version], existing),
+                labels=labels.get(version, ()),
             )
             for version in sorted(addresses)
         ),

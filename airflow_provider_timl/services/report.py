@@ -82,9 +82,12 @@ def _report_version(
 
 
 def _is_final(service: WantedService, served: ServiceRoute) -> bool:
-    return served.keys == service.keys and build_final_weights(service) == {
-        version.version: version.weight for version in served.versions
-    }
+    wanted = {version.spec.version: version.labels for version in service.versions}
+    return (
+        served.keys == service.keys
+        and build_final_weights(service) == {version.version: version.weight for version in served.versions}
+        and wanted == {version.version: version.labels for version in served.versions}
+    )
 
 
 def _derive_state(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from airflow_provider_timl.backends.contract import GatewayKey, InstanceSpec
-from airflow_provider_timl.database.tables import RevisionRow, ServiceRow
+from airflow_provider_timl.database.tables import AliasRow, RevisionRow, ServiceRow
 from airflow_provider_timl.entities import ModelVersion, ServiceSpec, ServiceVersionSpec
 from airflow_provider_timl.repository.models import ModelRepository
 from airflow_provider_timl.services.keys import KeyCipher, is_usable, list_key_rows
@@ -29,6 +30,7 @@ class ServiceRecord:
 
     id: int
     name: str
+    model: str
     state: ServiceState
     generation: int
     observed_generation: int
@@ -38,9 +40,27 @@ def list_service_records(session: Session) -> list[ServiceRecord]:
     """Services that are not deleted yet."""
     query = select(ServiceRow).where(ServiceRow.deleted_at.is_(None)).order_by(ServiceRow.id)
     return [
-        ServiceRecord(row.id, row.name, ServiceState(row.state), row.generation, row.observed_generation)
+        ServiceRecord(row.id, row.name, row.model, ServiceState(row.state), row.generation, row.observed_generation)
         for row in session.scalars(query)
     ]
+
+
+def list_labels(session: Session) -> dict[tuple[str, int], tuple[str, ...]]:
+    """Aliases by model and version, of the models that are served. Read at every step: an alias moves without a change
+    of any service."""
+    served = select(ServiceRow.model).where(ServiceRow.deleted_at.is_(None))
+    query = select(AliasRow).where(AliasRow.model.in_(served)).order_by(AliasRow.alias)
+    labels: dict[tuple[str, int], tuple[str, ...]] = {}
+    for row in session.scalars(query):
+        labels[row.model, row.version] = (*labels.get((row.model, row.version), ()), row.alias)
+    return labels
+
+
+def label_versions(
+    wanted: WantedService, model: str, labels: Mapping[tuple[str, int], tuple[str, ...]]
+) -> WantedService:
+    versions = (replace(each, labels=labels.get((model, each.spec.version), ())) for each in wanted.versions)
+    return replace(wanted, versions=tuple(versions))
 
 
 def read_wanted_service(

@@ -73,6 +73,24 @@ def test_later_version_gets_no_traffic_but_can_be_pinned(stack: Stack, iris: str
     assert stack.predict(iris, FLOWER, version=9)[0] == 404
 
 
+def test_label_in_the_path_asks_the_version_of_the_alias_and_follows_it(stack: Stack, iris: str) -> None:
+    add_ready_version(stack, 2)
+
+    def ask(label: str) -> tuple[int, str | None]:
+        status, _, served_by = stack.predict(iris, FLOWER, path=f"/v1/models/m/labels/{label}:predict")
+        return status, served_by
+
+    stack.repository.set_alias(name="iris", alias="champion", version=2, actor=ACTOR)
+    wait_until(lambda: ask("champion") == (200, "iris/v2"), timeout_seconds=5)
+    stack.repository.set_alias(name="iris", alias="champion", version=1, actor=ACTOR)
+    wait_until(lambda: ask("champion") == (200, "iris/v1"), timeout_seconds=5)
+    stack.repository.set_alias(name="iris", alias="champion", version=3, actor=ACTOR)
+    wait_until(lambda: ask("champion") == (404, None), timeout_seconds=5)
+    status, body, _ = stack.predict(iris, FLOWER, path="/v1/models/m/labels/champion:predict")
+    assert (status, body["error"].split("; ")[1]) == (404, "its labels (aliases of the model): none")
+    stack.repository.delete_alias(name="iris", alias="champion", actor=ACTOR)
+
+
 def test_in_sync_means_that_the_gateway_serves_the_new_split(stack: Stack, iris: str) -> None:
     add_ready_version(stack, 2)
     for _ in range(5):

@@ -34,6 +34,7 @@ from airflow_provider_timl.settings import Settings
 from airflow_provider_timl.states import ServiceState
 from tests.waiting import wait_until
 
+PREDICT_PATH = "/v1/models/m:predict"
 ACTOR = "tester"
 START_SECONDS = 60.0
 
@@ -140,16 +141,20 @@ class Stack:
         headers = {"Host": self.registry.get_service(name).host, "Authorization": self.get_secret(name)}
         return {**headers, "X-TIML-Version": str(version)} if version else headers
 
-    def predict(self, name: str, body: Any, version: int | None = None) -> tuple[int, dict[str, Any], str | None]:
+    def predict(
+        self, name: str, body: Any, version: int | None = None, *, path: str = PREDICT_PATH
+    ) -> tuple[int, dict[str, Any], str | None]:
         """Status, body and the version that answered."""
-        return post(self.settings.gateway_port, self.build_headers(name, version), body)
+        return post(self.settings.gateway_port, self.build_headers(name, version), body, path=path)
 
 
-def post(port: int, headers: dict[str, str], body: Any) -> tuple[int, dict[str, Any], str | None]:
+def post(
+    port: int, headers: dict[str, str], body: Any, *, path: str = PREDICT_PATH
+) -> tuple[int, dict[str, Any], str | None]:
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         content = {"Content-Type": "application/json", **headers}
-        connection.request("POST", "/v1/models/m:predict", json.dumps(body), content)
+        connection.request("POST", path, json.dumps(body), content)
         response = connection.getresponse()
         return response.status, json.loads(response.read()), response.getheader("X-TIML-Served-By")
     finally:

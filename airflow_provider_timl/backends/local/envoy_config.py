@@ -42,8 +42,9 @@ _UNKNOWN_HOST = "there is no service at this host; the header Host says which se
 _NO_TRAFFIC = "no version of this service is ready yet; try again shortly"
 _NO_RPC = "this model is not served by gRPC; use REST: POST /v1/models/m:predict"
 _RPC_SUFFIX = "|rpc"
-#: TensorFlow Serving's way to name a version in a path.
+#: TensorFlow Serving's ways to name a version in a path.
 _VERSION_PATH = "/v1/models/[^/:]+/versions/{version}([/:].*)?"
+_LABEL_PATH = "(/v1/models/[^/:]+)/labels/{label}([/:].*)?"
 
 
 def build_cluster_name(service: str, version: int) -> str:
@@ -223,6 +224,8 @@ def _render_routes(settings: Settings, route: ServiceRoute) -> list[Json]:
         _render_unknown_version(route, {"prefix": "/", "headers": [{"name": _VERSION_HEADER, "present_match": True}]}),
         *[_render_pin(settings, route.service, version, _match_path(version.version)) for version in versions],
         _render_unknown_version(route, _match_path("[^/:]+")),
+        *[_render_label(settings, route.service, version, label) for version in versions for label in version.labels],
+        _render_unknown_label(route),
         _render_rpc_split(settings, route),
         _render_split(settings, route),
     ]
@@ -239,6 +242,24 @@ def _match_path(version: int | str) -> Json:
 def _render_pin(settings: Settings, service: str, version: VersionRoute, match: Json) -> Json:
     clusters = [_render_weighted_cluster(service, version, weight=1)]
     return {"match": match, "route": _render_action(settings, clusters)}
+
+
+def _render_label(settings: Settings, service: str, version: VersionRoute, label: str) -> Json:
+    """A pin by another name. Model servers know versions by number, so the path is made to say that."""
+    regex = _LABEL_PATH.format(label=label)
+    rewrite = {"pattern": {"regex": regex}, "substitution": rf"\1/versions/{version.version}\2"}
+    pin = _render_pin(settings, service, version, {"safe_regex": {"regex": regex}})
+    return {**pin, "route": {**pin["route"], "regex_rewrite": rewrite}}
+
+
+def _render_unknown_label(route: ServiceRoute) -> Json:
+    labels = ", ".join(sorted(label for version in route.versions for label in version.labels)) or "none"
+    sentence = (
+        f"no version of this service has the label in %REQ(:PATH):80%; its labels (aliases of the model): {labels}"
+    )
+    match = {"safe_regex": {"regex": _LABEL_PATH.format(label="[^/:]+")}}
+    body = {"text_format_source": {"inline_string": sentence}}
+    return {"match": match, "direct_response": {"status": 404, "body_format": body}}
 
 
 def _render_rpc_pin(settings: Settings, service: str, version: VersionRoute) -> Json:

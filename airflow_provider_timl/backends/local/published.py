@@ -71,6 +71,7 @@ def _parse_config(routes: list[dict[str, Any]]) -> GatewayConfig:
                         version["weight"],
                         tuple(version["addresses"]),
                         tuple(version["rpc_addresses"]),
+                        tuple(version["labels"]),
                     )
                     for version in route["versions"]
                 ),
