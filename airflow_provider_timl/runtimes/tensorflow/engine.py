@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from google.protobuf.json_format import MessageToDict
@@ -17,12 +18,19 @@ from airflow_provider_timl.runtimes.contract import Batching
 from airflow_provider_timl.runtimes.tensorflow.calls import Call, run_call, run_calls
 from airflow_provider_timl.runtimes.tensorflow.example import build_examples
 from airflow_provider_timl.runtimes.tensorflow.examples import build_task, read_examples, write_results
+from airflow_provider_timl.runtimes.tensorflow.graph_walk import GraphWalk
 from airflow_provider_timl.runtimes.tensorflow.messages import MessageReader
 from airflow_provider_timl.runtimes.tensorflow.runtime import TensorflowOptions
 from airflow_provider_timl.runtimes.tensorflow.saved_model import check_files, choose_graph, read_saved_model
 from airflow_provider_timl.runtimes.tensorflow.session import GraphSession
-from airflow_provider_timl.runtimes.tensorflow.signatures import choose_default, describe_signature, read_signatures
+from airflow_provider_timl.runtimes.tensorflow.signatures import (
+    GraphSignature,
+    choose_default,
+    describe_signature,
+    read_signatures,
+)
 from airflow_provider_timl.runtimes.tensorflow.table import TableScorer
+from airflow_provider_timl.runtimes.tensorflow.trial import can_join
 from airflow_provider_timl.runtimes.tensorflow.warmup import replay_warmup
 from airflow_provider_timl.runtimes.tensors.json_answer import write_predict
 from airflow_provider_timl.runtimes.tensors.json_request import find_signature, parse_body, read_predict
@@ -37,7 +45,8 @@ _SHOWN_EXAMPLE = 200
 class TensorflowEngine:
     """A loaded SavedModel.
 
-    ``model_version`` is what gRPC answers say of the version; the server sets it.
+    ``model_version`` is what gRPC answers say of the version; the server sets it. Nothing of the graph's message, which
+    may be as large as the model, is kept.
     """
 
     def __init__(self, graph: Any, folder: Path, resources: Resources, options: TensorflowOptions) -> None:
@@ -45,12 +54,11 @@ class TensorflowEngine:
         self._sizes = options.allowed_batch_sizes
         self._signatures = read_signatures(graph)
         self._specs = {name: each.specs for name, each in self._signatures.items()}
-        default = choose_default(self._signatures)
-        self._examples = build_examples(default, graph)
-        self.signature = describe_signature(default, self._examples[0])
+        self._default = choose_default(self._signatures)
+        self.signature = describe_signature(self._default, None)
         self._reader = MessageReader(self._signatures, graph.signature_def)
         self._session = GraphSession(graph, folder, resources)
-        self._scorer = TableScorer(self._session, default)
+        self._scorer = TableScorer(self._session, self._default)
 
     @property
     def model_version(self) -> int | None:
@@ -70,7 +78,7 @@ class TensorflowEngine:
     def describe_metadata(self) -> dict[str, Any]:
         """TensorFlow Serving's ``SignatureDefMap``, as it prints it."""
         definitions = MessageToDict(
-            self._reader.build_definitions(),
+            self._reader.definitions,
             preserving_proto_field_name=True,
             always_print_fields_with_no_presence=True,
         )
@@ -110,31 +118,44 @@ class TensorflowEngine:
     def close(self) -> None:
         self._session.close()
 
-    def warm_up(self, folder: Path) -> None:
-        """Replay the model's warm-up requests, and find an example that it answers. Without warm-up requests it must
-        answer one: nothing else would show that it works.
+    def warm_up(self, folder: Path, graph: Any) -> None:
+        """Replay the model's warm-up requests, and try each signature. Without warm-up requests the default one must
+        answer an example: nothing else would show that the model works.
 
         :raises InvalidModelError: a request fails, or no example is answered.
         """
         count = replay_warmup(folder, self._session, self._reader)
         log.info("replayed %d warm-up requests", count)
-        problems = []
-        for example in self._examples:
-            problem = self._try(example)
-            if problem is None:
-                self.signature = self.signature.model_copy(update={"example": example})
-                return
-            problems.append(f"{str(example)[:_SHOWN_EXAMPLE]}: {problem}")
-        if not count:
-            raise InvalidModelError(f"the model does not answer the example {problems[0]}")
-        self.signature = self.signature.model_copy(update={"example": None})
+        walk = GraphWalk(graph)
+        for name, signature in self._signatures.items():
+            example = self._find_example(signature, walk)
+            if name == self._default.specs.name:
+                if example is None and not count:
+                    self._refuse_example(walk)
+                self.signature = describe_signature(signature, example)
+            is_joinable = example is not None and can_join(self._session, self._parse(example))
+            self._signatures[name] = replace(signature, is_joinable=is_joinable)
+        joined = [name for name, each in self._signatures.items() if each.is_joinable]
+        log.info("requests of these signatures are joined: %s", ", ".join(joined) or "none")
+
+    def _find_example(self, signature: GraphSignature, walk: GraphWalk) -> dict[str, Any] | None:
+        """The first that the model answers."""
+        return next((each for each in build_examples(signature, walk) if self._try(each) is None), None)
+
+    def _refuse_example(self, walk: GraphWalk) -> NoReturn:
+        example = build_examples(self._default, walk)[0]
+        shown = str(example)[:_SHOWN_EXAMPLE]
+        raise InvalidModelError(f"the model does not answer the example {shown}: {self._try(example)}")
 
     def _try(self, example: dict[str, Any]) -> TimlError | None:
         try:
-            (answer,) = self.run([self.parse("predict", orjson.dumps(example))])
+            answer = run_call(self._session, self._parse(example))
         except TimlError as exc:
             return exc
         return answer if isinstance(answer, TimlError) else None
+
+    def _parse(self, example: dict[str, Any]) -> Call:
+        return self._parse_predict(orjson.dumps(example))
 
     def _parse_predict(self, body: bytes) -> Call:
         request = read_predict(body, self._specs)
@@ -159,6 +180,7 @@ def load_engine(folder: Path, resources: Resources, options: TensorflowOptions) 
     :raises InvalidModelError: it cannot be loaded, or a warm-up request fails.
     """
     check_files(folder)
-    engine = TensorflowEngine(choose_graph(read_saved_model(folder)), folder, resources, options)
-    engine.warm_up(folder)
+    graph = choose_graph(read_saved_model(folder))
+    engine = TensorflowEngine(graph, folder, resources, options)
+    engine.warm_up(folder, graph)
     return engine

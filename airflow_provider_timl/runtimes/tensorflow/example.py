@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from airflow_provider_timl.exceptions import InvalidModelError
+from airflow_provider_timl.runtimes.tensorflow.graph_walk import GraphWalk
 from airflow_provider_timl.runtimes.tensorflow.parsed_features import build_serialized_example
 from airflow_provider_timl.runtimes.tensorflow.signatures import CLASSIFY, DEFAULT, REGRESS, GraphSignature
 from airflow_provider_timl.runtimes.tensors.spec import TensorSpec
@@ -22,15 +23,14 @@ _MOST_VALUES = 2**20
 _IMAGE = {"b64": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"}
 
 
-def build_examples(signature: GraphSignature, graph: Any) -> list[dict[str, Any]]:
+def build_examples(signature: GraphSignature, walk: GraphWalk) -> list[dict[str, Any]]:
     """Bodies for ``:predict``, in row form where all inputs have a batch.
 
-    :param graph: the ``MetaGraphDef``.
     :raises InvalidModelError: an input is too large.
     """
     if all(spec.dtype != object for spec in signature.specs.inputs.values()):
         return [_build_body(signature, "")]
-    serialized = {"b64": b64encode(build_serialized_example(graph)).decode()}
+    serialized = {"b64": b64encode(build_serialized_example(walk)).decode()}
     is_serialized = signature.method in {CLASSIFY, REGRESS}
     texts: list[Any] = [serialized, "a", _IMAGE] if is_serialized else ["a", serialized, _IMAGE]
     return [_build_body(signature, text) for text in texts]

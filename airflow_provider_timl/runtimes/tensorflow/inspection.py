@@ -33,7 +33,7 @@ def inspect_saved_model(folder: Path, resources: Resources) -> InspectionReport:
         check_operations(each, assets if each is graph else list_assets(each, folder), is_served=each is graph)
     engine = TensorflowEngine(graph, folder, resources, TensorflowOptions())
     try:
-        engine.warm_up(folder)
+        engine.warm_up(folder, graph)
     except MemoryError as exc:
         raise InvalidModelError("the model needs more memory than an inspection has") from exc
     return InspectionReport(

@@ -43,13 +43,15 @@ _VERBS = {CLASSIFY: "classify", REGRESS: "regress"}
 class MessageReader:
     """Reads requests for a model with these signatures.
 
-    :param definitions: the graph's ``SignatureDef`` messages by name, for ``GetModelMetadata``.
+    :param definitions: the graph's ``SignatureDef`` messages by name.
     """
 
     def __init__(self, signatures: Mapping[str, GraphSignature], definitions: Mapping[str, Any]) -> None:
         self.model_version: int | None = None
         self._signatures = signatures
-        self._definitions = definitions
+        self.definitions = get_model_metadata_pb2.SignatureDefMap()
+        for name, definition in definitions.items():
+            self.definitions.signature_def[name].CopyFrom(definition)
         self._methods: dict[str, tuple[Any, Callable[[Any], Call]]] = {
             "Predict": (predict_pb2.PredictRequest, self.read_predict),
             "Classify": (classification_pb2.ClassificationRequest, partial(self.read_examples, verb="classify")),
@@ -132,16 +134,9 @@ class MessageReader:
             raise InvalidInputError(f"Metadata field {unknown} is not supported", "metadata_field")
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         self._fill_spec(response.model_spec, request.model_spec, None)
-        response.metadata[_METADATA_FIELD].Pack(self.build_definitions())
+        response.metadata[_METADATA_FIELD].Pack(self.definitions)
         content = _serialize(response)
         return Call((), (), (), 1, is_joinable=False, answer=lambda _: content)
-
-    def build_definitions(self) -> Any:
-        """The ``SignatureDefMap`` of the model."""
-        definitions = get_model_metadata_pb2.SignatureDefMap()
-        for name, definition in self._definitions.items():
-            definitions.signature_def[name].CopyFrom(definition)
-        return definitions
 
     def _get_signature(self, model_spec: Any) -> GraphSignature:
         name = model_spec.signature_name or DEFAULT

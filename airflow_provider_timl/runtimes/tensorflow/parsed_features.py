@@ -14,13 +14,9 @@ from airflow_provider_timl.runtimes.tensorflow.tensor_protos import read_tensor
 _MOST_VALUES = 2**16
 
 
-def build_serialized_example(graph: Any) -> bytes:
-    """An ``Example`` with zeros and empty strings in the features of a fixed shape; the others may be absent.
-
-    :param graph: a ``MetaGraphDef``.
-    """
+def build_serialized_example(walk: GraphWalk) -> bytes:
+    """An ``Example`` with zeros and empty strings in the features of a fixed shape; the others may be absent."""
     example = example_pb2.Example()
-    walk = GraphWalk(graph)
     for scope, node in walk.iterate():
         keys = _find_keys(walk, scope, node)
         dtypes, shapes = get_attribute(node, "Tdense").list.type, get_attribute(node, "dense_shapes").list.shape

@@ -92,7 +92,7 @@ def _read_spec(signature: str, alias: str, info: Any) -> TensorSpec:
     return TensorSpec(alias, dtype, dimensions)
 
 
-def describe_signature(signature: GraphSignature, example: dict[str, Any]) -> Signature:
+def describe_signature(signature: GraphSignature, example: dict[str, Any] | None) -> Signature:
     """The signature as the product shows it: shapes of one instance."""
     return Signature(
         inputs=[

@@ -50,7 +50,7 @@ class TableScorer:
 
     def _read_cell(self, name: str, value: Any) -> Any:
         spec = self._signature.specs.inputs[name]
-        if isinstance(value, str) and (spec.dtype != object or value.startswith("[")):
+        if isinstance(value, str) and (spec.dtype != object or len(spec.shape or ()) > 1):
             return _parse_list(name, value)
         if isinstance(value, bytes):
             return {"b64": b64encode(value).decode()}
