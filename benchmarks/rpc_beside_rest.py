@@ -1,4 +1,4 @@
-"""One row and ten megabytes by gRPC beside REST, through the gateway, with a TensorFlow model.
+"""One row and one megabyte by gRPC beside REST, through the gateway, with a TensorFlow model.
 
 Run: ``python -m benchmarks.rpc_beside_rest [rounds]``. Building the request and reading the answer are counted: there
 they differ.
@@ -28,7 +28,7 @@ from tests.servers.rpc import PREDICT, open_channel
 
 MODELS_PROGRAM = Path(__file__).parents[1] / "tests" / "tensorflow_models.py"
 MODELS = ("perceptron", "dtypes")
-ROW_CALLS, LARGE_CALLS = 300, 3
+ROW_CALLS, LARGE_CALLS = 300, 2
 
 
 def time_calls(call: Callable[[], Any], count: int) -> list[float]:
@@ -69,7 +69,7 @@ def describe(what: str, rest: list[float], rpc: list[float]) -> None:
 def measure(machine: LocalMachine, rounds: int) -> None:
     target = f"127.0.0.1:{machine.settings.gateway_port}"
     row = np.random.default_rng(1).standard_normal((1, 8), np.float32)
-    large = np.random.default_rng(1).standard_normal((1_310_720, 2), np.float32)
+    large = np.random.default_rng(1).standard_normal((131_072, 2), np.float32)
     rest_row = build_rest(machine, MODELS[0], lambda: {"instances": row.tolist()})
     rest_large = build_rest(machine, MODELS[1], lambda: {"signature_name": "float32", "inputs": {"x": large.tolist()}})
     with (
@@ -84,7 +84,7 @@ def measure(machine: LocalMachine, rounds: int) -> None:
             for times, (call, count) in zip(seen, calls, strict=True):
                 times.extend(time_calls(call, count))
     describe("one row", seen[0], seen[1])
-    describe("ten megabytes", seen[2], seen[3])
+    describe("one megabyte", seen[2], seen[3])
 
 
 def main(rounds: int) -> None:
