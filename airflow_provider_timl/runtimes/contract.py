@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import ValidationError
 
 from airflow_provider_timl.entities import Entity, InspectionReport, Resources, Signature
-from airflow_provider_timl.exceptions import InvalidInputError, NotFoundError, TimlError
+from airflow_provider_timl.exceptions import ExternalSystemError, InvalidInputError, NotFoundError, TimlError
 
 #: What an engine makes of a request body; only the engine looks inside.
 Request = TypeVar("Request")
@@ -146,7 +146,29 @@ def find_model_root(folder: Path) -> Path:
 def list_runtimes() -> list[RuntimeProgram]:
     """All registered runtimes, by name."""
     points = entry_points(group="timl.runtimes")
-    return [point.load() for point in sorted(points, key=lambda point: point.name)]
+    return [_load(point) for point in sorted(points, key=lambda point: point.name)]
+
+
+def _load(point: EntryPoint) -> RuntimeProgram:
+    """A runtime whose own file needs what is not installed is known still, by what is missing: one that nobody uses
+    must not keep the others from work."""
+    try:
+        program: RuntimeProgram = point.load()
+    except ModuleNotFoundError as exc:
+        missing = (exc.name or "").partition(".")[0]
+        if missing == __package__.partition(".")[0]:
+            raise
+        return _build_absent(point.name, missing)
+    return program
+
+
+def _build_absent(name: str, missing: str) -> RuntimeProgram:
+    message = f"the runtime {name!r} needs the package {missing!r}, which is not installed here"
+
+    def refuse(*_: object) -> Any:
+        raise ExternalSystemError(message)
+
+    return RuntimeProgram(name=name, model_type=name, requires=(missing,), extra=name, inspect=refuse, load=refuse)
 
 
 def get_runtime_for(model_type: str) -> RuntimeProgram:
@@ -165,6 +187,5 @@ def get_runtime_for(model_type: str) -> RuntimeProgram:
 def get_runtime(name: str) -> RuntimeProgram:
     """:raises NotFoundError: no runtime of that name is registered."""
     for point in entry_points(group="timl.runtimes", name=name):
-        program: RuntimeProgram = point.load()
-        return program
+        return _load(point)
     raise NotFoundError("runtime", name)

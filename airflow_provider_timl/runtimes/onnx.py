@@ -6,8 +6,9 @@ that wait are joined along dimension 0 where the model allows that: tried when i
 In tables, each input is the column of its name; a cell is a value, or a list (Parquet) or the JSON of one (CSV). A
 model with one input of ``k`` numbers in a row takes any table of exactly ``k`` columns, too, in their order.
 
-What is hostile in a file is looked for before ONNX Runtime sees it (``read_facts``): paths of external data, and its
-mark for data at an address of memory, which is no plain name either.
+ONNX Runtime is imported when a model is opened, not where runtimes are listed. What is hostile in a file is looked for
+before ONNX Runtime sees it (``read_facts``): paths of external data, and its mark for data at an address of memory,
+which is no plain name either.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
 from itertools import chain, islice
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import orjson
-from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from airflow_provider_timl.entities import InspectionReport, Resources, Signature, SignatureField
 from airflow_provider_timl.exceptions import InvalidInputError, InvalidModelError, NotFoundError, TimlError
@@ -39,11 +39,6 @@ from airflow_provider_timl.runtimes.tensors.json_request import (
 )
 from airflow_provider_timl.runtimes.tensors.spec import Array, TensorSignature, TensorSpec
 
-_ERRORS = (
-    *(states.EPFail, states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf),
-    *(states.NoSuchFile, states.NotImplemented, states.RuntimeException),
-    *(RuntimeError, ValueError),  # of the binding to Python
-)
 _DTYPES = {
     **{f"tensor({name})": np.dtype(name) for name in ("bool", "int8", "int16", "int32", "int64")},
     **{f"tensor({name})": np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64", "float16")},
@@ -82,6 +77,8 @@ class OnnxEngine:
         self._signatures = {
             DEFAULT_SIGNATURE: TensorSignature(DEFAULT_SIGNATURE, self._specs, self._outputs),
         }
+        self.has_free_sizes = any(None in (spec.shape or (None, None))[1:] for spec in self._specs.values())
+        self.trouble = ""  # why the last example tried was refused
         example, answer = self._find_example()
         self.has_example = bool(answer)
         self._can_join = self._try_joining(example)
@@ -132,7 +129,7 @@ class OnnxEngine:
         """:raises InvalidInputError: the model does not take these values."""
         try:
             values = self._session.run(None, inputs)
-        except _ERRORS as exc:
+        except _list_errors() as exc:
             raise InvalidInputError(f"the model cannot evaluate the request: {_explain(exc)}") from exc
         return {
             name: _build_maps(value, self._maps[name]) if name in self._maps else np.asarray(value)
@@ -190,8 +187,7 @@ class OnnxEngine:
 
     def _find_example(self) -> tuple[Tensors, Tensors]:
         """Inputs that the model takes, and its answer; both empty when none of those tried is taken."""
-        is_free = any(None in (spec.shape or ())[1:] for spec in self._specs.values())
-        for size in _EXAMPLE_SIZES if is_free else _EXAMPLE_SIZES[:1]:
+        for size in _EXAMPLE_SIZES if self.has_free_sizes else _EXAMPLE_SIZES[:1]:
             for number in _EXAMPLE_NUMBERS:
                 shapes = {name: _choose_shape(spec, size) for name, spec in self._specs.items()}
                 if sum(map(prod, shapes.values())) > _MOST_EXAMPLE_VALUES:
@@ -199,8 +195,8 @@ class OnnxEngine:
                 inputs = {name: _fill(shape, self._specs[name].dtype, number) for name, shape in shapes.items()}
                 try:
                     return inputs, self._evaluate(inputs)
-                except InvalidInputError:
-                    continue
+                except InvalidInputError as exc:
+                    self.trouble = exc.message
         return {}, {}
 
     def _build_output_field(self, spec: TensorSpec, answer: Array | None) -> SignatureField:
@@ -287,6 +283,8 @@ def inspect_onnx(folder: Path, resources: Resources) -> InspectionReport:
         )
         raise InvalidModelError(message) from exc
     engine = OnnxEngine(session)
+    if not engine.has_example and not engine.has_free_sizes:
+        raise InvalidModelError(f"the model answers no request, neither of ones nor of zeros: {engine.trouble}")
     example = engine.signature.example
     if example is not None:
         (answer,) = engine.run([engine.parse("predict", orjson.dumps(example))])
@@ -329,6 +327,8 @@ def find_onnx_file(folder: Path) -> Path:
 
 def open_session(path: Path, resources: Resources) -> Any:
     """:raises InvalidModelError: ONNX Runtime refuses the model."""
+    import onnxruntime
+
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, int(resources.cpu))
@@ -337,9 +337,19 @@ def open_session(path: Path, resources: Resources) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except _ERRORS as exc:
+    except _list_errors() as exc:
         reason = _explain(exc).replace(f"{path.parent}/", "")
         raise InvalidModelError(f"ONNX Runtime refuses the model: {reason}") from exc
+
+
+@cache
+def _list_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises; its classes have no root of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    names = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    own = [getattr(states, name) for name in (*names, "RuntimeException")]
+    return (*own, RuntimeError, ValueError)  # the latter two are of the binding to Python
 
 
 def _explain(error: Exception) -> str:

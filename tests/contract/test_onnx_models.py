@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from airflow_provider_timl.entities import Resources
 from airflow_provider_timl.exceptions import InvalidInputError, InvalidModelError, NotFoundError, TimlError
 from airflow_provider_timl.repository.inspection import inspect_in_limited_process
 from airflow_provider_timl.runtimes.contract import RuntimeOptions, get_runtime_for
-from airflow_provider_timl.runtimes.onnx import OnnxEngine, inspect_onnx, load_onnx
+from airflow_provider_timl.runtimes.onnx import OnnxEngine, inspect_onnx, load_onnx, read_facts
 from airflow_provider_timl.settings import Settings
 from tests.servers.model_server import Server, start_server, stop_server
 
@@ -300,6 +301,14 @@ def test_inspection_tells_what_the_model_takes_and_gives(tmp_path: Path) -> None
     assert report.framework["operators"] == "ai.onnx 17, ai.onnx.ml 3"
 
 
+@pytest.mark.parametrize("size", ["K", None])
+def test_example_has_sizes_that_run(tmp_path: Path, size: str | None) -> None:
+    weights = numpy_helper.from_array(np.ones((32, 1), np.float32), "W")
+    nodes = [node("MatMul", "x W", "y")]
+    model = build_model(nodes, [("x", FLOAT, ["N", size])], [("y", FLOAT, ["N", 1])], [weights])
+    assert load(tmp_path, model).signature.example == {"instances": [[1.0] * 32]}
+
+
 def test_example_is_one_that_runs(tmp_path: Path) -> None:
     """One is no place in this table of one row."""
     table = numpy_helper.from_array(np.array([10], np.float32), "table")
@@ -330,6 +339,26 @@ def test_model_is_inspected_in_the_limited_process(tmp_path: Path) -> None:
         inspect_in_limited_process(tmp_path / "model", "onnx", settings=settings)
 
 
+def test_model_that_answers_nothing_is_refused(tmp_path: Path) -> None:
+    table = numpy_helper.from_array(np.zeros(0, np.float32), "table")
+    nodes = [node("Gather", "table x", "y")]
+    model = build_model(nodes, [("x", INT64, ["N"])], [("y", FLOAT, ["N"])], [table])
+    assert "answers no request, neither of ones nor of zeros: " in refuse(write(tmp_path, model))
+
+
+def test_model_of_sizes_that_are_not_guessed_is_accepted_without_an_example(tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.ones((3, 1), np.float32), "W")
+    nodes = [node("MatMul", "x W", "y")]
+    model = build_model(nodes, [("x", FLOAT, ["N", "K"])], [("y", FLOAT, ["N", 1])], [weights])
+    report = inspect_onnx(write(tmp_path, model), Resources())
+    assert report.checks == ["structure", "loaded"]
+    assert report.signature is not None
+    assert report.signature.example is None
+    engine = load(tmp_path, model)
+    assert ask(engine, {"instances": [[1, 2, 3]]}) == [{"predictions": [[6.0]]}]
+    assert engine.score(["x"], [[[1, 2, 3]], ["[1, 2, 4]"]]) == [{"y": [6.0]}, {"y": [7.0]}]
+
+
 def test_runtime_is_found_by_its_type() -> None:
     program = get_runtime_for("onnx")
     assert (program.name, program.extra, program.find_missing()) == ("onnx", "onnx", None)
@@ -351,6 +380,18 @@ def test_runtime_is_found_by_its_type() -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     assert words in refuse(tmp_path)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_file_makes_the_reader_of_facts_fail(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(build_external("weights.bin", in_branch=True).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with suppress(InvalidModelError):
+        read_facts(path)
 
 
 def test_artifact_has_one_model(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,34 @@ def test_unknown_type_is_refused_with_those_that_are() -> None:
 def test_unknown_runtime_is_not_found() -> None:
     with pytest.raises(NotFoundError, match="gguf"):
         get_runtime("gguf")
+
+
+def test_runtime_that_lacks_a_package_keeps_no_other_from_work() -> None:
+    code = """
+import sys
+sys.modules["numpy"] = None  # as if it were not installed
+from airflow_provider_timl.exceptions import ExternalSystemError
+from airflow_provider_timl.runtimes.contract import get_runtime, list_runtimes
+missing = {program.name: program.find_missing() for program in list_runtimes()}
+assert (missing["pmml"], missing["angel"], missing["onnx"]) == (None, "numpy", "numpy"), missing
+try:
+    get_runtime("onnx").load()
+except ExternalSystemError as exc:
+    assert "needs the package 'numpy'" in exc.message
+else:
+    sys.exit("loaded")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_listing_runtimes_imports_no_engine_of_tensors() -> None:
+    code = """
+import sys
+from airflow_provider_timl.runtimes.contract import list_runtimes
+list_runtimes()
+sys.exit("onnxruntime" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_one_numbered_folder_is_the_model(tmp_path: Path) -> None:
