@@ -17,16 +17,13 @@ def write_pmml(folder: Path, text: str | None = None) -> Path:
     return folder
 
 
-def write_saved_model(folder: Path, graph: bytes = b"graph") -> Path:
-    """What inspection by structure takes for a SavedModel: a schema version and one graph of opaque bytes."""
-    variables = folder / "variables"
-    variables.mkdir(parents=True)
-    (folder / "saved_model.pb").write_bytes(b"\x08\x01" + b"\x12" + bytes([len(graph)]) + graph)
-    (variables / "variables.index").write_bytes(b"index")
-    (variables / "variables.data-00000-of-00001").write_bytes(b"data")
+def copy_angel_model(folder: Path) -> Path:
+    shutil.copytree(ANGEL_LR, folder)
     return folder
 
 
-def copy_angel_model(folder: Path) -> Path:
-    shutil.copytree(ANGEL_LR, folder)
+def write_angel_model(folder: Path, bias: int) -> Path:
+    """The published model with another bias: quickly inspected, and of other content than those with another."""
+    copy_angel_model(folder)
+    (folder / "input_bias" / "0").write_text(f"0,{bias}\n")
     return folder

@@ -32,7 +32,7 @@ from airflow_provider_timl.repository.inspect_child import inspect_folder
 from airflow_provider_timl.repository.models import ModelRepository
 from airflow_provider_timl.settings import Settings
 from airflow_provider_timl.states import ModelSource
-from tests.models import copy_angel_model, write_saved_model
+from tests.models import write_angel_model, write_pmml
 
 ACTOR = "ann"
 TASK = Lineage(dag_id="train", run_id="manual__1", task_id="save", map_index=3)
@@ -61,26 +61,26 @@ class Saving:
 
         return ModelRepository(self.database, self.settings, self.store, self.inspect, find_users)
 
-    def write_model(self, graph: bytes = b"graph") -> Path:
-        folder = self.root / "models" / graph.hex()
-        return folder if folder.exists() else write_saved_model(folder, graph)
+    def write_model(self, bias: int = 0) -> Path:
+        folder = self.root / "models" / str(bias)
+        return folder if folder.exists() else write_angel_model(folder, bias)
 
-    def upload(self, name: str = "flowers", graph: bytes = b"graph") -> tuple[str, list[FileDigest]]:
-        upload = self.repository.begin_upload(model_name=name, model_type="tensorflow", actor=ACTOR)
-        return upload.id, put_folder(self.store, upload.uri, self.write_model(graph))
+    def upload(self, name: str = "flowers", bias: int = 0) -> tuple[str, list[FileDigest]]:
+        upload = self.repository.begin_upload(model_name=name, model_type="angel", actor=ACTOR)
+        return upload.id, put_folder(self.store, upload.uri, self.write_model(bias))
 
     def commit(self, upload: str, files: list[FileDigest], name: str = "flowers", **options: object) -> ModelVersion:
         return self.repository.commit_upload(
             upload_id=upload,
             model_name=name,
-            model_type="tensorflow",
+            model_type="angel",
             files=files,
             actor=ACTOR,
             **options,  # type: ignore[arg-type]
         )
 
-    def save(self, name: str = "flowers", graph: bytes = b"graph", **options: object) -> ModelVersion:
-        return self.commit(*self.upload(name, graph), name=name, **options)
+    def save(self, name: str = "flowers", bias: int = 0, **options: object) -> ModelVersion:
+        return self.commit(*self.upload(name, bias), name=name, **options)
 
     def list_artifacts(self) -> set[str]:
         """Folders of the store that hold files."""
@@ -118,14 +118,10 @@ def test_saved_version_says_everything_about_itself(saving: Saving) -> None:
     made = saving.save(metrics={"auc": 0.9}, tags={"team": "a"}, aliases=["champion", "canary"], lineage=TASK)
     assert (made.version, made.source, made.created_by, made.lineage) == (1, ModelSource.SAVED, ACTOR, TASK)
     assert made.aliases == ["canary", "champion"]
-    assert made.inspection == InspectionReport(
-        model_type="tensorflow", checks=["structure"], framework={"tensorflow": "SavedModel"}
-    )
-    assert [file.path for file in made.files] == [
-        "saved_model.pb",
-        "variables/variables.data-00000-of-00001",
-        "variables/variables.index",
-    ]
+    assert made.inspection == inspect_here(saving.write_model(), "angel")
+    assert made.inspection.checks == ["structure", "loaded", "example"]
+    weights = ["input_bias/0", "input_bias/meta", "input_weight/0", "input_weight/meta"]
+    assert [file.path for file in made.files] == ["graph.json", *weights]
     assert saving.repository.get_version(name="flowers", version=1) == made
     assert saving.repository.resolve_version(name="flowers", alias="canary") == made
     assert saving.list_uploads() == []
@@ -133,8 +129,8 @@ def test_saved_version_says_everything_about_itself(saving: Saving) -> None:
 
 
 def test_versions_count_up_and_are_listed_newest_first(saving: Saving) -> None:
-    for graph in (b"a", b"b", b"c"):
-        saving.save(graph=graph)
+    for bias in (1, 2, 3):
+        saving.save(bias=bias)
     saving.save("trees")
     model = saving.repository.get_model("flowers")
     assert [version.version for version in model.versions] == [3, 2, 1]
@@ -167,7 +163,7 @@ def test_another_task_instance_makes_another_version(saving: Saving, other: dict
 
 def test_retried_task_with_other_content_makes_another_version(saving: Saving) -> None:
     saving.save(lineage=TASK)
-    assert saving.save(lineage=TASK, graph=b"other").version == 2
+    assert saving.save(lineage=TASK, bias=1).version == 2
 
 
 def test_concurrent_commits_of_one_upload_make_one_version(saving: Saving) -> None:
@@ -200,14 +196,14 @@ def assert_nothing_registered(saving: Saving) -> None:
 def test_wrong_digest_registers_nothing(saving: Saving) -> None:
     upload, files = saving.upload()
     changed = files[0].model_copy(update={"sha256": "0" * 64})
-    with pytest.raises(InvalidInputError, match=r"saved_model\.pb"):
+    with pytest.raises(InvalidInputError, match=r"graph\.json"):
         saving.commit(upload, [changed, *files[1:]])
     assert_nothing_registered(saving)
 
 
 def test_extra_or_missing_file_registers_nothing_and_can_be_mended(saving: Saving) -> None:
     upload, files = saving.upload()
-    with pytest.raises(InvalidInputError, match=r"variables\.index"):
+    with pytest.raises(InvalidInputError, match="input_weight/meta"):
         saving.commit(upload, files[:-1])
     with pytest.raises(InvalidInputError, match="assets/words"):
         saving.commit(upload, [*files, files[0].model_copy(update={"path": "assets/words"})])
@@ -223,10 +219,12 @@ def test_path_outside_registers_nothing(saving: Saving, path: str) -> None:
 
 
 def test_model_that_inspection_refuses_registers_nothing(saving: Saving) -> None:
-    (saving.write_model() / "saved_model.pb").write_bytes(b"no protocol buffer")
-    with pytest.raises(InvalidModelError, match=r"saved_model\.pb"):
+    graph = saving.write_model() / "graph.json"
+    content = graph.read_bytes()
+    graph.write_bytes(b"no JSON")
+    with pytest.raises(InvalidModelError, match=r"graph\.json"):
         saving.save()
-    (saving.write_model() / "saved_model.pb").write_bytes(b"\x12\x00")
+    graph.write_bytes(content)
     assert_nothing_registered(saving)
 
 
@@ -264,19 +262,20 @@ def test_alias_that_is_none_is_refused(saving: Saving) -> None:
 def test_type_of_a_model_never_changes(saving: Saving) -> None:
     saving.save()
     repository = saving.repository
-    with pytest.raises(InvalidInputError, match="tensorflow"):
-        repository.begin_upload(model_name="flowers", model_type="angel", actor=ACTOR)
+    with pytest.raises(InvalidInputError, match="angel"):
+        repository.begin_upload(model_name="flowers", model_type="tensorflow", actor=ACTOR)
     with pytest.raises(InvalidInputError, match="unknown model type"):
         repository.begin_upload(model_name="flowers", model_type="pickle", actor=ACTOR)
 
 
 def test_type_is_checked_again_when_two_first_saves_meet(saving: Saving) -> None:
-    angel = saving.repository.begin_upload(model_name="flowers", model_type="angel", actor=ACTOR)
-    files = put_folder(saving.store, angel.uri, copy_angel_model(saving.root / "angel"))
+    pmml = saving.repository.begin_upload(model_name="flowers", model_type="pmml", actor=ACTOR)
+    files = put_folder(saving.store, pmml.uri, write_pmml(saving.root / "pmml"))
     saving.save()
-    with pytest.raises(InvalidInputError, match="tensorflow"):
+    saving.inspect = lambda *_: InspectionReport(model_type="pmml", checks=[])
+    with pytest.raises(InvalidInputError, match="angel"):
         saving.repository.commit_upload(
-            upload_id=angel.id, model_name="flowers", model_type="angel", files=files, actor=ACTOR
+            upload_id=pmml.id, model_name="flowers", model_type="pmml", files=files, actor=ACTOR
         )
     assert saving.repository.get_model("flowers").latest_version == 1
 
@@ -293,11 +292,11 @@ def test_upload_belongs_to_its_model(saving: Saving) -> None:
 
 
 def test_latest_is_the_highest_version_that_exists_and_numbers_are_not_used_again(saving: Saving) -> None:
-    for graph in (b"a", b"b", b"c"):
-        saving.save(graph=graph)
+    for bias in (1, 2, 3):
+        saving.save(bias=bias)
     saving.repository.delete_version(name="flowers", version=3, actor=ACTOR)
     assert saving.repository.resolve_version(name="flowers").version == 2
-    assert saving.save(graph=b"d").version == 4
+    assert saving.save(bias=4).version == 4
 
 
 def test_what_is_not_there_is_named(saving: Saving) -> None:
@@ -320,8 +319,8 @@ def test_what_is_not_there_is_named(saving: Saving) -> None:
 
 def test_alias_moves_and_goes(saving: Saving) -> None:
     repository = saving.repository
-    saving.save(graph=b"a", aliases=["champion"])
-    saving.save(graph=b"b")
+    saving.save(bias=1, aliases=["champion"])
+    saving.save(bias=2)
     assert repository.set_alias(name="flowers", alias="champion", version=2, actor=ACTOR).aliases == ["champion"]
     assert repository.get_model("flowers").aliases == {"champion": 2}
     assert repository.get_version(name="flowers", version=1).aliases == []
@@ -333,8 +332,8 @@ def test_alias_moves_and_goes(saving: Saving) -> None:
 
 
 def test_concurrent_moves_of_an_alias_leave_it_at_one_version(saving: Saving) -> None:
-    for graph in (b"a", b"b"):
-        saving.save(graph=graph)
+    for bias in (1, 2):
+        saving.save(bias=bias)
     with ThreadPoolExecutor(8) as pool:
         list(
             pool.map(
@@ -361,8 +360,8 @@ def test_tags_and_metrics_are_replaced_only_when_given(saving: Saving) -> None:
 
 
 def test_deleted_version_takes_its_files_along(saving: Saving) -> None:
-    saving.save(graph=b"a")
-    kept = saving.save(graph=b"b")
+    saving.save(bias=1)
+    kept = saving.save(bias=2)
     saving.repository.delete_version(name="flowers", version=1, actor=ACTOR)
     assert saving.list_artifacts() == {kept.uri.rpartition("/")[2]}
     assert saving.list_uploads() == []
@@ -453,7 +452,7 @@ def start_saver(saving: Saving, count: int = 1, pause: str = "-", model: Path | 
             sys.executable,
             "-m",
             "tests.servers.save_process",
-            *(str(settings_file), "flowers", "tensorflow", folder, str(count), pause),
+            *(str(settings_file), "flowers", "angel", folder, str(count), pause),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -584,6 +584,17 @@ def add_caller_of_restore(graph: Any) -> None:
     graph.saver_def.restore_op_name = "again"
 
 
+def hide_reader(graph: Any) -> None:
+    """A function without a name, as the graph itself has none."""
+    graph.graph_def.node[0].op = "ReadFile"
+    graph.graph_def.library.function.add()
+
+
+def name_two_nodes_alike(graph: Any) -> None:
+    nodes = graph.graph_def.library.function[0].node_def
+    nodes.add(name=nodes[0].name, op="ReadFile")
+
+
 def name_function_like_operation(graph: Any) -> None:
     graph.graph_def.library.function.add().signature.name = "ReadFile"
 
@@ -593,6 +604,8 @@ def name_function_like_operation(graph: Any) -> None:
     [
         ("linear", rename_operation, "'FancyOp' is not known to TensorFlow here"),
         ("linear", add_caller_of_restore, "'RestoreV2' reads another file"),
+        ("linear", hide_reader, "no name for something"),
+        ("linear", name_two_nodes_alike, "twice the name"),
         ("linear", name_function_like_operation, "the name of an operation"),
         ("vocabulary", lambda graph: setattr(graph.asset_file_def[0], "filename", "../../x"), "not a file inside"),
         ("vocabulary", lambda graph: graph.ClearField("asset_file_def"), "reads another file"),
@@ -685,6 +698,15 @@ def test_example_of_parsed_features_has_them(models: Path) -> None:
     assert report.signature is not None
     assert report.signature.example is not None
     assert send(load(models / "examples"), report.signature.example) == {"predictions": [[0.0]]}
+
+
+def test_listing_runtimes_does_not_import_tensorflow() -> None:
+    """Every API server lists them."""
+    code = (
+        "import sys; from airflow_provider_timl.runtimes.contract import list_runtimes; list_runtimes(); "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # the real server

@@ -20,7 +20,7 @@ from airflow_provider_timl.exceptions import ExternalSystemError, InvalidModelEr
 from airflow_provider_timl.repository.inspection import inspect_in_limited_process
 from airflow_provider_timl.repository.models import ModelRepository
 from airflow_provider_timl.settings import Settings
-from tests.models import IRIS, copy_angel_model, write_pmml, write_saved_model
+from tests.models import IRIS, copy_angel_model, write_pmml
 from tests.waiting import wait_until
 
 ENTITY_BOMB = """<?xml version="1.0"?>
@@ -53,11 +53,6 @@ def test_pmml_is_loaded_and_tried(tmp_path: Path, settings: Settings) -> None:
     assert report.signature is not None
     assert [field.name for field in report.signature.inputs] == ["x1", "x2", "x3", "x4"]
     assert report.framework["model_element"] == "RegressionModel"
-
-
-def test_types_without_a_runtime_are_inspected_by_structure(tmp_path: Path, settings: Settings) -> None:
-    saved = write_saved_model(tmp_path / "saved")
-    assert inspect_in_limited_process(saved, "tensorflow", settings=settings).checks == ["structure"]
 
 
 def test_angel_model_is_loaded_and_tried(tmp_path: Path, settings: Settings) -> None:
@@ -150,7 +145,7 @@ def test_child_sees_no_environment_but_what_it_needs(
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setattr(sys, "executable", str(spy))
-    inspect_in_limited_process(write_saved_model(tmp_path / "model"), "tensorflow", settings=settings)
+    inspect_in_limited_process(copy_angel_model(tmp_path / "model"), "angel", settings=settings)
     names = {line.partition("=")[0] for line in seen.read_text().splitlines() if "=" in line}
     allowed = {"PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "MALLOC_ARENA_MAX"}
     assert names - {"PWD", "OLDPWD", "SHLVL", "_"} <= allowed
@@ -163,7 +158,7 @@ def test_crash_says_what_was_printed_last(tmp_path: Path, settings: Settings, mo
     crashing.write_text("#!/bin/sh\necho 'the last words' >&2\nkill -SEGV $$\n")
     crashing.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(crashing))
-    assert "signal 11 (the last words)" in refuse(write_saved_model(tmp_path / "model"), settings, "tensorflow")
+    assert "signal 11 (the last words)" in refuse(copy_angel_model(tmp_path / "model"), settings, "angel")
 
 
 def test_runtime_that_is_not_installed_refuses_to_accept_unseen(

@@ -5,12 +5,13 @@ Functions are taken as a whole: whoever can call one can run all of its nodes.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from airflow_provider_timl.exceptions import InvalidModelError
 from airflow_provider_timl.runtimes.tensorflow.library import attr_value_pb2
 
 #: The graph itself, beside its functions.
@@ -37,7 +38,12 @@ class GraphWalk:
     """:param graph: a ``MetaGraphDef``."""
 
     def __init__(self, graph: Any) -> None:
+        """:raises InvalidModelError: names are not distinct, so that one thing would hide another."""
         definition = graph.graph_def
+        _check_names("graph", [node.name for node in definition.node])
+        _check_names("library", [function.signature.name for function in definition.library.function])
+        for function in definition.library.function:
+            _check_names(f"function {function.signature.name!r}", [node.name for node in function.node_def])
         self.functions = {function.signature.name: function for function in definition.library.function}
         self._gradients = {each.function_name: each.gradient_func for each in definition.library.gradient}
         self.nodes = {TOP: {node.name: node for node in definition.node}} | {
@@ -154,6 +160,12 @@ class GraphWalk:
                     return None
                 before.append((caller_scope, caller.input[names.index(text) + offset]))
         return before
+
+
+def _check_names(place: str, names: Sequence[str]) -> None:
+    if "" in names or len(set(names)) != len(names):
+        twice = next((name for name, count in Counter(names).items() if count > 1), "")
+        raise InvalidModelError(f"the {place} of the model has no name for something, or twice the name {twice!r}")
 
 
 def get_attribute(node: Any, name: str) -> Any:
