@@ -51,7 +51,7 @@ row = request.rows[0]
 for _ in range(5):
     started = time.perf_counter()
     for _ in range(20000):
-        engine._predict(row)
+        engine.predict_row(row)
 print(20000 / (time.perf_counter() - started))
 """
 

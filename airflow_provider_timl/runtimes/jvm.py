@@ -24,6 +24,10 @@ _FLAGS = (
     "-XX:ReservedCodeCacheSize=64m",
     "-XX:CompressedClassSpaceSize=64m",
     "-XX:-UsePerfData",
+    "-Duser.language=en",  # how numbers and dates are written must not depend on the machine
+    "-Duser.country=US",
+    "-Duser.timezone=UTC",
+    "-Dfile.encoding=UTF-8",
     "--enable-native-access=ALL-UNNAMED",
 )
 
