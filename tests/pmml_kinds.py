@@ -221,10 +221,10 @@ def tree_sets() -> Case:
       <Node score="1.5"><True/>
         <Node score="2.5"><SimpleSetPredicate field="c" booleanOperator="isIn">
           <Array type="string" n="2">u "w x"</Array></SimpleSetPredicate></Node>
-        <Node score="3.5"><CompoundPredicate booleanOperator="xor">
-          <SimplePredicate field="n" operator="equal" value="2"/>
-          <SimpleSetPredicate field="n" booleanOperator="isNotIn"><Array type="int" n="2">1 3</Array>
-          </SimpleSetPredicate><SimplePredicate field="n" operator="greaterThan" value="2"/></CompoundPredicate></Node>
+        <Node score="3.5"><CompoundPredicate booleanOperator="or">
+          <SimplePredicate field="n" operator="greaterThan" value="3"/>
+          <SimpleSetPredicate field="n" booleanOperator="isNotIn"><Array type="int" n="2">1 2</Array>
+          </SimpleSetPredicate></CompoundPredicate></Node>
         <Node score="4.5"><CompoundPredicate booleanOperator="surrogate">
           <SimplePredicate field="c" operator="equal" value="v"/>
           <SimplePredicate field="n" operator="equal" value="1"/></CompoundPredicate></Node>
@@ -284,7 +284,9 @@ def mining_majority() -> Case:
 
 
 def mining_weighted_majority() -> Case:
-    return build_segments("weightedMajorityVote", "1 3 1", "classification"), [({"a": 9, "b": 0}, {"y": "no"})]
+    return build_segments("weightedMajorityVote", "1 3 1", "classification"), [
+        ({"a": 9, "b": 0}, {"y": "no", "probability_yes": 0.4, "probability_no": 0.6})
+    ]
 
 
 def boosted() -> Case:

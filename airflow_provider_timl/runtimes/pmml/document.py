@@ -39,6 +39,15 @@ _OTHER_ELEMENTS = frozenset({"Header", "MiningBuildTask", "DataDictionary", "Tra
 _VERSIONS = ("3.", "4.")
 _NAMESPACE_PREFIX = "http://www.dmg.org/PMML-"
 _ARRAYS = frozenset({"Array", "Indices", "INT-Entries", "REAL-Entries"})
+#: What PMML4S 1.5.8 takes but computes wrongly, so that the model would give wrong answers without a word.
+_MISCOMPUTED = {
+    ("CompoundPredicate", "booleanOperator", "xor"): "it is never true",
+    ("Apply", "function", "dateDaysSinceYear"): "it counts from the time of day at which it is called",
+    ("Apply", "function", "dateSecondsSinceYear"): "it counts from the time of day at which it is called",
+    ("GeneralRegressionModel", "modelType", "CoxRegression"): "it takes the first baseline cell at any time",
+    ("Segmentation", "multipleModelMethod", "selectAll"): "the segments' answers get lost",
+}
+_MISCOMPUTED_ELEMENTS = frozenset(element for element, _, _ in _MISCOMPUTED)
 _TARGETS = frozenset({"target", "predicted"})
 _DEEPEST = 1000
 _MOST_FIELDS = 100_000
@@ -158,6 +167,8 @@ class _Reader:
             raise InvalidModelError(f"the file nests elements more than {_DEEPEST} deep")
         if name in _ARRAYS:
             self._collect_text()
+        elif name in _MISCOMPUTED_ELEMENTS:
+            _refuse_miscomputed(name, attributes)
         if depth == 1:
             self._start_root(namespace, name, attributes)
         elif depth == _MODEL_DEPTH:
@@ -242,6 +253,13 @@ class _Reader:
             replaces_missing="missingValueReplacement" in attributes,
             accepts_invalid=attributes.get("invalidValueTreatment", "returnInvalid") != "returnInvalid",
         )
+
+
+def _refuse_miscomputed(name: str, attributes: dict[str, str]) -> None:
+    for attribute, value in attributes.items():
+        reason = _MISCOMPUTED.get((name, attribute, value))
+        if reason is not None:
+            raise InvalidModelError(f"{attribute}={value!r} is not supported: in PMML4S {reason}")
 
 
 def _read_verification_field(attributes: dict[str, str]) -> VerificationField:

@@ -27,6 +27,7 @@ from airflow_provider_timl.runtimes.pmml.model import (
     build_outputs,
     describe_java_error,
     list_outputs,
+    list_shares,
     load_model,
 )
 from airflow_provider_timl.runtimes.pmml.values import SeriesBuilder, build_reader
@@ -70,7 +71,8 @@ class PmmlEngine:
         has_moments = any(field.dtype in MOMENTS for field in inputs)
         self._series = SeriesBuilder(self._model, inputs) if has_moments else None
         self._is_plain = not self._by_segment and not has_moments
-        is_alone = self._by_segment or self._collects or has_moments
+        self._shares = list_shares(self._model)
+        is_alone = self._by_segment or self._collects or has_moments or bool(self._shares)
         self._batch = None if is_alone else BatchEvaluator(self._model, self._outputs)
         self._reader = RowReader(inputs)
         self.signature = Signature(
@@ -115,6 +117,8 @@ class PmmlEngine:
             for name, index, read in self._readers:
                 value = answer[index]
                 prediction[name] = None if value is None else read(value)
+            if self._shares:
+                self._scale(prediction, answer)
         except jpype.JException as exc:
             raise InvalidInputError(f"the model cannot evaluate the row: {describe_java_error(exc)}") from exc
         return prediction
@@ -176,6 +180,13 @@ class PmmlEngine:
                 (by_name.get(name) for name in output.sources if by_name.containsKey(name)), None
             )
         return list(answers.values())
+
+    def _scale(self, prediction: dict[str, Any], answer: Sequence[Any]) -> None:
+        """Let the probabilities of all classes have the sum of one."""
+        total = sum(float(answer[index] or 0.0) for index in self._shares)
+        for output in self._outputs:
+            if output.is_probability and prediction[output.name] is not None and total > 0:
+                prediction[output.name] /= total
 
     def _predict_map(self, row: Row) -> Any:
         named = {name: value for name, value in zip(self._names, row, strict=True) if value is not None}

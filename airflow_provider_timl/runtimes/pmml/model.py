@@ -42,6 +42,7 @@ class Output:
     kind: str
     dtype: str
     is_label: bool
+    is_probability: bool
 
 
 def load_model(path: Path, document: PmmlDocument) -> Any:
@@ -84,6 +85,16 @@ def answers_by_segment(model: Any) -> bool:
     return method == "selectFirst"
 
 
+def list_shares(model: Any) -> list[int]:
+    """Where the probabilities of all classes stand that PMML4S divides by the number of segments instead of by their
+    weight (seen with 1.5.8); empty for models without that mistake."""
+    if get_method(model) != "weightedMajorityVote":
+        return []
+    fields = enumerate(model.outputFields())
+    shares = {str(f.value().get()): i for i, f in fields if str(f.feature()) == "probability" and f.value().isDefined()}
+    return list(shares.values())
+
+
 def list_outputs(model: Any, document: PmmlDocument) -> list[Output]:
     """Those that the model declares, or all it can give when it declares none; and always the prediction itself, under
     the name of the target."""
@@ -103,7 +114,17 @@ def list_outputs(model: Any, document: PmmlDocument) -> list[Output]:
         if shown not in {chosen.name for chosen in outputs}:
             dtype = str(output.dataType())
             kind = "identity" if str(output.feature()) in _IDENTITIES else _KINDS.get(dtype, "other")
-            outputs.append(Output(shown, index, (*dict.fromkeys((name, *alike)),), kind, dtype, is_label))
+            outputs.append(
+                Output(
+                    shown,
+                    index,
+                    (*dict.fromkeys((name, *alike)),),
+                    kind,
+                    dtype,
+                    is_label,
+                    str(output.feature()) == "probability",
+                )
+            )
     if not outputs:
         raise InvalidModelError(f"the {document.model_element} has neither a target nor an Output; it answers nothing")
     return outputs
