@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+FRAME = (
+    '<?xml version="1.0"?><PMML xmlns="http://www.dmg.org/PMML-4_4" version="4.4">'
+    '<Header><Application name="tests" version="1"/></Header>{}</PMML>'
+)
 Case = tuple[str, list[tuple[dict[str, Any], dict[str, Any]]]]
 
 

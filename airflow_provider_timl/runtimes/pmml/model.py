@@ -183,13 +183,15 @@ def _supplement_segments(model: Any) -> None:
     if method is None:
         return
     segments = [segment.model() for segment in model.segmentation().get().segments()]
+    answers_alone = answers_by_segment(model)
     for segment in segments:
         is_mining = get_method(segment) is not None
         _supplement_segments(segment)
         # other segments of a chain feed those behind them, by names that must stay the model's own
-        if (method == "modelChain" and segment is not segments[-1]) or not (is_mining or segment.output().isDefined()):
+        feeds_others = method == "modelChain" and segment is not segments[-1] and not answers_alone
+        if feeds_others or not (is_mining or segment.output().isDefined()):
             continue
-        if segment.isClassification() or method in {"modelChain", "selectFirst"}:
+        if segment.isClassification() or answers_alone or method == "modelChain":
             segment.setSupplementOutput(True)
             if not _has_candidates(segment):
                 segment.setSupplementOutput(False)
