@@ -10,18 +10,20 @@ import pytest
 
 from airflow_provider_timl.entities import Resources
 from airflow_provider_timl.exceptions import InvalidModelError, TimlError
-from airflow_provider_timl.runtimes.contract import RuntimeOptions
-from airflow_provider_timl.runtimes.pmml.document import MODEL_ELEMENTS
+from airflow_provider_timl.runtimes.pmml.document import MODEL_ELEMENTS, read_pmml
 from airflow_provider_timl.runtimes.pmml.engine import PmmlEngine
-from airflow_provider_timl.runtimes.pmml.program import inspect_pmml, load_pmml
+from airflow_provider_timl.runtimes.pmml.program import inspect_pmml
 from tests.pmml_kinds import CASES, FRAME, TWO_CLASSES, TWO_NUMBERS, build_schema, build_segments, tree
 
 MANY = 20
 
 
 def load(folder: Path, content: str) -> PmmlEngine:
-    (folder / "model.pmml").write_text(FRAME.format(content))
-    return load_pmml(folder, Resources(), RuntimeOptions())
+    """Without the rounds that warm a server's engine up."""
+    path = folder / "model.pmml"
+    path.write_text(FRAME.format(content))
+    with path.open("rb") as source:
+        return PmmlEngine(path, read_pmml(source), Resources())
 
 
 def predict(engine: PmmlEngine, *instances: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ import pytest
 
 from airflow_provider_timl.entities import InspectionReport, Resources
 from airflow_provider_timl.exceptions import InvalidModelError
-from airflow_provider_timl.runtimes.pmml.document import MOST_RECORDS, VerificationField
+from airflow_provider_timl.runtimes.pmml import document
+from airflow_provider_timl.runtimes.pmml.document import VerificationField
 from airflow_provider_timl.runtimes.pmml.program import inspect_pmml
 from airflow_provider_timl.runtimes.pmml.verification import agrees
 from tests.pmml_kinds import FRAME, tree
@@ -56,10 +57,10 @@ def test_fields_that_are_no_answer_are_named_and_not_checked(tmp_path: Path) -> 
     assert report.checks[-1] == "verification (1 record; not checked: weight)"
 
 
-def test_no_more_records_than_the_limit_are_checked(tmp_path: Path) -> None:
-    wrong = GOOD.replace("yes", "no")
-    report = inspect(tmp_path, GOOD * MOST_RECORDS + wrong)
-    assert report.checks[-1] == f"verification ({MOST_RECORDS} records)"
+def test_no_more_records_than_the_limit_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document, "MOST_RECORDS", 3)
+    report = inspect(tmp_path, GOOD * 3 + GOOD.replace("yes", "no"))
+    assert report.checks[-1] == "verification (3 records)"
 
 
 @pytest.mark.parametrize(
