@@ -278,8 +278,8 @@ def _check_boolean(value: Any) -> bool | None:
 
 def _build_moment_check(moment: type[date | time], example: str) -> Callable[[Any], Any]:
     def check_moment(value: Any) -> date | time | None:
-        if value is None:
-            return None
+        if value is None or isinstance(value, moment):  # a column of a table holds moments
+            return value
         try:
             if type(value) is str:
                 return moment.fromisoformat(f"{value[:-1]}+00:00" if value.endswith("Z") else value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,11 @@ def test_moments_are_text_of_iso_8601(tmp_path: Path, dtype: str, value: str | N
     for wrong in ("yesterday", 5, True):
         with pytest.raises(InvalidInputError, match="expected text like '"):
             predict(engine, {"a": wrong})
+
+
+def test_table_may_hold_moments_of_python(tmp_path: Path) -> None:
+    engine = load(tmp_path, moment("dateTime"))
+    assert engine.score(["a"], [[datetime(1960, 1, 3, 3, 30, 3, 999_999)], [None]]) == [{"y": 12603.0}, {"y": None}]
 
 
 def test_days_since_a_year_are_whole_numbers(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ does not have, become ``None`` like a missing value. In: moments, which PMML4S t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, time, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from typing import Any
 
 import jpype
@@ -86,4 +86,4 @@ def _count_milliseconds(moment: date | time | datetime) -> int:
     elif not isinstance(moment, datetime):
         moment = datetime.combine(moment, time())
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
-    return round(aware.timestamp() * 1000)
+    return (aware - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(milliseconds=1)
