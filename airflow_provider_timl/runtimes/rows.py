@@ -6,10 +6,12 @@ Forms (one kind in a batch)::
     {"instances": [{"values": {...} or [...], "key": 7}, ...]}    the same with a key that the answer repeats
     {"instances": [[6.2, 2.2], ...]}                              values in the order of the model's fields
     {"inputs": {"x1": [6.2, ...], "x2": [2.2, ...]}}              columns
+    {"inputs": [...]}                                             the same as "instances"
 
 ``null`` is a missing value. A field that is absent is an error unless the model says what then takes its place.
 
-:source: TensorFlow Serving REST API (row and column form); Angel Serving ``docs/restful-api.md`` (``values``, ``key``).
+:source: TensorFlow Serving REST API (row and column form); Angel Serving ``docs/restful-api.md`` (``values``, ``key``);
+KServe, ``get_predict_input`` (rows under ``inputs``).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from typing import Any
 
 import orjson
@@ -29,6 +32,13 @@ from airflow_provider_timl.exceptions import InvalidInputError
 
 _MOST_BYTES_TO_EXPLAIN = 1024 * 1024
 _LONGEST_INTEGER = 2**63
+#: Types whose values are ISO 8601 text in a request, and Python's own in a ``Row``.
+MOMENTS = frozenset({"date", "dateTime", "time"})
+#: PMML's types for moments that are whole numbers.
+COUNTS: tuple[str, ...] = (
+    "timeSeconds",
+    *(f"{unit}[{year}]" for unit in ("dateDaysSince", "dateTimeSecondsSince") for year in (0, 1960, 1970, 1980)),
+)
 _NOT_FINITE = "NaN, infinities and numbers beyond double precision are not accepted; send null for a missing value"
 _FORMS = '{"instances": [{"field": value, ...}, ...]} or {"inputs": {"field": [value, ...], ...}}'
 Row = list[Any]
@@ -69,6 +79,8 @@ class RowReader:
             raise InvalidInputError(f"unknown name beside {forms[0]!r}; send {_FORMS}", field=unknown)
         if "instances" in content:
             return self._read_instances(content["instances"])
+        if isinstance(content["inputs"], list):
+            return self._read_instances(content["inputs"], "inputs")
         return self._read_columns(content["inputs"])
 
     def read_row(self, columns: Sequence[str], values: Sequence[Any]) -> Row:
@@ -82,18 +94,18 @@ class RowReader:
             if required and name not in columns:
                 raise InvalidInputError(f"the input has no such column; it has {', '.join(columns)}", field=name)
 
-    def _read_instances(self, instances: Any) -> RowRequest:
+    def _read_instances(self, instances: Any, form: str = "instances") -> RowRequest:
         if not isinstance(instances, list):
-            raise InvalidInputError(f"expected an array, got {_describe(instances)}", field="instances")
+            raise InvalidInputError(f"expected an array, got {_describe(instances)}", field=form)
         if not instances:
-            raise InvalidInputError("the batch is empty; send at least one instance", field="instances")
+            raise InvalidInputError("the batch is empty; send at least one instance", field=form)
         first = type(instances[0])
         keyed = first is dict and self._is_keyed(instances[0])
         rows, keys = [], []
         for number, instance in enumerate(instances):
-            where = f"instances[{number}]"
+            where = f"{form}[{number}]"
             if type(instance) is not first or (keyed and not self._is_keyed(instance)):
-                raise InvalidInputError("is of another form than instances[0]; use one form in a batch", field=where)
+                raise InvalidInputError(f"is of another form than {form}[0]; use one form in a batch", field=where)
             if keyed:
                 keys.append(self._read_key(instance, where))
                 rows.append(self._read_values(instance["values"], f"{where}.values"))
@@ -264,6 +276,20 @@ def _check_boolean(value: Any) -> bool | None:
     raise _WrongValueError(f"expected true or false, got {_describe(value)}")
 
 
+def _build_moment_check(moment: type[date | time], example: str) -> Callable[[Any], Any]:
+    def check_moment(value: Any) -> date | time | None:
+        if value is None or isinstance(value, moment):  # a column of a table holds moments
+            return value
+        try:
+            if type(value) is str:
+                return moment.fromisoformat(f"{value[:-1]}+00:00" if value.endswith("Z") else value)
+        except ValueError:
+            pass
+        raise _WrongValueError(f"expected text like {example!r}, got {_describe(value)}")
+
+    return check_moment
+
+
 def _check_string(value: Any) -> str | None:
     if value is None or type(value) is str:
         return value
@@ -275,6 +301,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "float": _check_double,
     "integer": _check_integer,
     "boolean": _check_boolean,
+    **dict.fromkeys(COUNTS, _check_integer),
+    "date": _build_moment_check(date, "2000-12-31"),
+    "dateTime": _build_moment_check(datetime, "2000-12-31T23:59:59"),
+    "time": _build_moment_check(time, "23:59:59"),
 }
 
 

@@ -12,7 +12,8 @@ import pytest
 from airflow_provider_timl.entities import Resources
 from airflow_provider_timl.exceptions import InvalidInputError, InvalidModelError, TimlError
 from airflow_provider_timl.runtimes.contract import RuntimeOptions
-from airflow_provider_timl.runtimes.pmml import PmmlEngine, inspect_pmml, load_pmml
+from airflow_provider_timl.runtimes.pmml.engine import PmmlEngine
+from airflow_provider_timl.runtimes.pmml.program import inspect_pmml, load_pmml
 
 FRAME = """<?xml version="1.0"?>
 <PMML xmlns="http://www.dmg.org/PMML-4_4" version="4.4"><Header><Application name="tests" version="1"/></Header>
