@@ -32,9 +32,9 @@ class Table:
     @classmethod
     def build(cls, keys: Keys, values: Array) -> Table:
         is_dense = len(keys) > 0 and keys[0] == 0 and keys[-1] == len(keys) - 1
-        return cls(
-            None if is_dense else keys, np.concatenate([values, np.zeros_like(values, shape=(1, values.shape[1]))])
-        )
+        filled = np.zeros((len(values) + 1, values.shape[1]), values.dtype)
+        filled[:-1] = values
+        return cls(None if is_dense else keys.astype(np.int64), filled)
 
     @property
     def width(self) -> int:
@@ -55,7 +55,7 @@ class WeightReader:
     """Reads the matrices that layers ask for.
 
     :param value_type: ``f4`` or ``f8``, the type of the model's arithmetic.
-    :param separator: between the fields of a text file's line.
+    :param separator: between the fields of a text file's line; empty to take what stands after the first.
     """
 
     def __init__(self, folder: Path, value_type: str, separator: str) -> None:
@@ -71,7 +71,8 @@ class WeightReader:
             raise InvalidModelError(f"{name} has {len(keys)} values in {meta.columns} columns; the graph needs {size}")
         self._check_growth(name, size, len(keys))
         vector = np.zeros(size, self._type)
-        vector[keys] = values
+        with np.errstate(over="ignore"):  # doubles of a model that computes in float
+            vector[keys] = values
         return vector
 
     def read_table(self, name: str, rows: int, columns: int) -> Table:
@@ -81,25 +82,31 @@ class WeightReader:
             self._check_columns(name, keys, columns, meta.row_type.is_dense)
         first = found[0][0]
         if all(np.array_equal(keys, first) for keys, _ in found):
-            return Table.build(first, np.stack([values for _, values in found], axis=1).astype(self._type))
+            return self._build_table(first, [values for _, values in found])
         union = np.unique(np.concatenate([keys for keys, _ in found]))
         stored = sum(len(keys) for keys, _ in found)
         self._check_growth(name, len(union) * rows, stored)
         values = np.zeros((len(union), rows), self._type)
-        for row, (keys, stored_values) in enumerate(found):
-            values[np.searchsorted(union, keys), row] = stored_values
+        with np.errstate(over="ignore"):
+            for row, (keys, stored_values) in enumerate(found):
+                values[np.searchsorted(union, keys), row] = stored_values
         return Table.build(union, values)
 
     def read_embedding(self, name: str, factors: int, columns: int) -> Table:
         meta, keys, values = read_columns(self._find(name), factors, self._separator)
         self._check_columns(name, keys, columns, meta.row_type.is_dense)
-        return Table.build(keys, values.astype(self._type))
+        with np.errstate(over="ignore"):
+            return Table.build(keys, values.astype(self._type, copy=False))
 
     def _find(self, name: str) -> Path:
         folder = self._folder / name
         if folder.is_symlink() or not folder.is_dir():
             raise InvalidModelError(f"the graph needs the matrix {name!r}; there is no such folder")
         return folder
+
+    def _build_table(self, keys: Keys, rows: list[Array]) -> Table:
+        with np.errstate(over="ignore"):
+            return Table.build(keys, np.stack(rows, axis=1).astype(self._type, copy=False))
 
     @staticmethod
     def _check_growth(name: str, size: int, stored: int) -> None:
