@@ -19,6 +19,7 @@ from airflow_provider_timl.runtimes.angel.folders import find_model_folder
 from airflow_provider_timl.runtimes.angel.graph import Graph, read_graph
 from airflow_provider_timl.runtimes.angel.layers import Network
 from airflow_provider_timl.runtimes.angel.losses import Answers, get_loss, join_answers, to_java_strings
+from airflow_provider_timl.runtimes.angel.monitor import AngelMonitor
 from airflow_provider_timl.runtimes.angel.requests import AngelRequest, RequestReader
 from airflow_provider_timl.runtimes.angel.weights import WeightReader
 from airflow_provider_timl.runtimes.contract import Batching, RuntimeOptions, RuntimeProgram
@@ -51,6 +52,7 @@ class AngelEngine:
     batching = Batching()
 
     def __init__(self, folder: Path, options: AngelOptions) -> None:
+        self.monitor = AngelMonitor()
         folder = find_model_folder(folder)
         self.graph = read_graph(folder)
         is_chosen = options.fc_weight_layout != "auto"
