@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,15 @@ class Table:
     values: Array
 
     @classmethod
-    def build(cls, keys: Keys, values: Array) -> Table:
+    def build(cls, keys: Keys, columns: Sequence[Array], value_type: np.dtype[Any]) -> Table:
+        """:param columns: of the table, each shape (ids,)."""
         is_dense = len(keys) > 0 and keys[0] == 0 and keys[-1] == len(keys) - 1
-        filled = np.zeros((len(values) + 1, values.shape[1]), values.dtype)
-        filled[:-1] = values
-        return cls(None if is_dense else keys.astype(np.int64), filled)
+        values = np.empty((len(keys) + 1, len(columns)), value_type)
+        values[-1] = 0
+        with np.errstate(over="ignore"):  # doubles of a model that computes in float
+            for number, column in enumerate(columns):
+                values[:-1, number] = column
+        return cls(None if is_dense else keys.astype(np.int64), values)
 
     @property
     def width(self) -> int:
@@ -82,31 +87,21 @@ class WeightReader:
             self._check_columns(name, keys, columns, meta.row_type.is_dense)
         first = found[0][0]
         if all(np.array_equal(keys, first) for keys, _ in found):
-            return self._build_table(first, [values for _, values in found])
+            return Table.build(first, [values for _, values in found], self._type)
         union = np.unique(np.concatenate([keys for keys, _ in found]))
-        stored = sum(len(keys) for keys, _ in found)
-        self._check_growth(name, len(union) * rows, stored)
-        values = np.zeros((len(union), rows), self._type)
-        with np.errstate(over="ignore"):
-            for row, (keys, stored_values) in enumerate(found):
-                values[np.searchsorted(union, keys), row] = stored_values
-        return Table.build(union, values)
+        self._check_growth(name, len(union) * rows, sum(len(keys) for keys, _ in found))
+        return Table.build(union, [_spread(union, *records) for records in found], self._type)
 
     def read_embedding(self, name: str, factors: int, columns: int) -> Table:
         meta, keys, values = read_columns(self._find(name), factors, self._separator)
         self._check_columns(name, keys, columns, meta.row_type.is_dense)
-        with np.errstate(over="ignore"):
-            return Table.build(keys, values.astype(self._type, copy=False))
+        return Table.build(keys, list(values.T), self._type)
 
     def _find(self, name: str) -> Path:
         folder = self._folder / name
         if folder.is_symlink() or not folder.is_dir():
             raise InvalidModelError(f"the graph needs the matrix {name!r}; there is no such folder")
         return folder
-
-    def _build_table(self, keys: Keys, rows: list[Array]) -> Table:
-        with np.errstate(over="ignore"):
-            return Table.build(keys, np.stack(rows, axis=1).astype(self._type, copy=False))
 
     @staticmethod
     def _check_growth(name: str, size: int, stored: int) -> None:
@@ -120,3 +115,10 @@ class WeightReader:
             return
         if keys[-1] >= columns or (is_dense and len(keys) != columns):
             raise InvalidModelError(f"{name} has columns up to {keys[-1]}; indexrange says {columns}")
+
+
+def _spread(union: Keys, keys: Keys, values: Array) -> Array:
+    """Values of some keys among all."""
+    spread = np.zeros(len(union), values.dtype)
+    spread[np.searchsorted(union, keys)] = values
+    return spread
