@@ -92,7 +92,7 @@ class AngelEngine:
         return len(request.batch)
 
     def run(self, batch: Sequence[AngelRequest]) -> list[bytes | TimlError]:
-        lines = _write(self._compute(join_batches([request.batch for request in batch])))
+        lines = _write(self.compute(join_batches([request.batch for request in batch])))
         bodies: list[bytes | TimlError] = []
         first = 0
         for request in batch:
@@ -107,7 +107,7 @@ class AngelEngine:
             raise InvalidInputError("the input needs the column values, or sparseIndices and sparseValues", "values")
         read = [self._read_row(known, dict(zip(columns, row, strict=False))) for row in rows]
         batches = [each for each in read if isinstance(each, Batch)]
-        answers = self._compute(join_batches(batches)) if batches else None
+        answers = self.compute(join_batches(batches)) if batches else None
         scored = _list_outputs(answers) if answers else iter(())
         return [next(scored) if isinstance(each, Batch) else each for each in read]
 
@@ -123,7 +123,8 @@ class AngelEngine:
             field = str(exc.details.get("field") or "")
             return InvalidInputError(exc.message, field.removeprefix("instances[0]").removeprefix(".") or None)
 
-    def _compute(self, batch: Batch) -> Answers:
+    def compute(self, batch: Batch) -> Answers:
+        """What the loss makes of a batch of any size, in bounded memory."""
         return join_answers([self._loss(self._network.run(part)) for part in self._split(batch)])
 
     def _split(self, batch: Batch) -> Iterator[Batch]:

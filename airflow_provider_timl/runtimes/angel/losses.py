@@ -17,6 +17,8 @@ from airflow_provider_timl.runtimes.angel.batch import Array
 from airflow_provider_timl.runtimes.angel.layers import softmax
 
 _LEAST_ODDS, _MOST_ODDS = 1e-6, 3.4028234663852886e38
+#: So few numbers are written one by one before array functions have begun.
+_FEW = 16
 _LEAST_PLAIN, _MOST_PLAIN = 1e-3, 1e7
 
 
@@ -66,6 +68,8 @@ def to_java_strings(numbers: Array) -> list[str]:
 
     :param numbers: shape (n,), in double.
     """
+    if len(numbers) <= _FEW:
+        return [to_java(number) for number in numbers.tolist()]
     sizes = np.abs(numbers)
     unusual = np.flatnonzero(~((sizes >= _LEAST_PLAIN) & (sizes < _MOST_PLAIN))).tolist()
     if len(unusual) == len(numbers) and np.isnan(numbers).all():

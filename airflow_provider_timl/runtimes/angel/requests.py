@@ -162,6 +162,8 @@ class RequestReader:
         return InvalidInputError(message, field="instances")
 
     def _check_counts(self, batch: Batch) -> None:
+        if self._feature_count is None and not self._needs_features and len(batch.ids) <= self._most_features:
+            return
         counts = batch.counts
         if self._feature_count is not None and np.any(counts != self._feature_count):
             number = int(np.argmax(counts != self._feature_count))
@@ -170,7 +172,7 @@ class RequestReader:
         if self._needs_features and np.any(counts == 0):
             number = int(np.argmax(counts == 0))
             raise InvalidInputError("has no features; the model needs at least one", field=f"instances[{number}]")
-        if len(batch.ids) > self._most_features and np.any(counts > self._most_features):
+        if np.any(counts > self._most_features):
             number = int(np.argmax(counts > self._most_features))
             message = f"has {counts[number]} features; up to {self._most_features} are taken"
             raise InvalidInputError(message, field=f"instances[{number}]")
