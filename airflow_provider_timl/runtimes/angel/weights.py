@@ -16,7 +16,7 @@ from airflow_provider_timl.runtimes.angel.matrices import Keys, read_columns, re
 Array = NDArray[Any]
 #: Sparse values that are written out in full may become so much more than they were in their files.
 _MOST_GROWTH = 16
-_LEAST_LIMIT = 2**26
+_LEAST_LIMIT = 2**24
 
 
 @dataclass(frozen=True)
