@@ -79,7 +79,7 @@ class RequestReader:
             raise InvalidInputError("is not an array", field="instances")
         if not instances:
             raise InvalidInputError("the batch is empty; send at least one instance", field="instances")
-        return self.read_instances(instances, may_have_booleans=b"true" in body or b"false" in body)
+        return self.read_instances(instances, may_have_booleans=_may_have_booleans(body))
 
     def read_instances(self, instances: list[Any], *, may_have_booleans: bool = True) -> AngelRequest:
         """:param may_have_booleans: they pass for numbers in Python, and each number has to be looked at.
@@ -176,6 +176,11 @@ class RequestReader:
             number = int(np.argmax(counts > self._most_features))
             message = f"has {counts[number]} features; up to {self._most_features} are taken"
             raise InvalidInputError(message, field=f"instances[{number}]")
+
+
+def _may_have_booleans(body: bytes) -> bool:
+    """Looks for one letter first, which is many times as fast, and is in no body of plain arrays."""
+    return (b"r" in body and b"true" in body) or (b"f" in body and b"false" in body)
 
 
 def _find_form(instances: list[Any]) -> tuple[frozenset[str] | type, bool]:
