@@ -36,6 +36,7 @@ class Layout:
     bounds: tuple[int, ...] | None
     partitions_a_file: int = 1
     line_end: str = "\n"
+    separator: str = ","
 
     @property
     def is_double(self) -> bool:
@@ -150,7 +151,7 @@ def _encode_columns(rows: Sequence[Row], layout: Layout) -> bytes:
 
 def _encode(records: Sequence[Sequence[tuple[str, float]]], layout: Layout) -> bytes:
     if "Text" in layout.format_name:
-        lines = [",".join(_write(name, value, layout) for name, value in record) for record in records]
+        lines = [layout.separator.join(_write(name, value, layout) for name, value in record) for record in records]
         return "".join(line + layout.line_end for line in lines).encode()
     codes = {"row": ">i", "column": ">q" if layout.has_long_keys else ">i", "value": ">d" if layout.is_double else ">f"}
     return b"".join(struct.pack(codes[name], value) for record in records for name, value in record)

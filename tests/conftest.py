@@ -18,7 +18,7 @@ pytest_plugins = ("tests.leaks", "tests.servers.fixtures")
 
 TESTS = Path(__file__).parent
 #: The quick ones first, so that a mistake shows early.
-FOLDERS = ("test_code.py", "unit", "contract", "integration", "e2e")
+FOLDERS = ("test_code.py", "unit", "contract", "fuzz", "integration", "e2e")
 
 home = Path(tempfile.mkdtemp(prefix="timl-airflow-"))
 atexit.register(shutil.rmtree, home, ignore_errors=True)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from airflow_provider_timl.exceptions import InvalidInputError, TimlError
 from airflow_provider_timl.runtimes.batching import EngineQueue
-from airflow_provider_timl.runtimes.contract import Engine
+from airflow_provider_timl.runtimes.contract import Engine, Monitor, MonitoredEngine
 from airflow_provider_timl.runtimes.http import HttpConnection, HttpRequest, HttpResponse
 from airflow_provider_timl.runtimes.metrics import ServerMetrics
 from airflow_provider_timl.runtimes.server_config import ServerConfig
@@ -40,7 +41,9 @@ class ModelApplication:
         self._engine = engine
         self.queue = EngineQueue(engine, config.queue_size, config.request_timeout_seconds)
         self.metrics = ServerMetrics(lambda: self.queue.depth)
-        self._predict_paths = {f"/v1/models/{name}:predict".encode() for name in config.model_names}
+        self._monitor: Monitor | None = engine.monitor if isinstance(engine, MonitoredEngine) else None
+        self._pages = self._build_pages()
+        self._predict_paths = {f"/v1/models/{name}:predict".encode(): name for name in config.model_names}
         self._jobs: dict[HttpConnection, Any] = {}
 
     def close(self) -> None:
@@ -59,28 +62,30 @@ class ModelApplication:
         return HttpResponse(status, orjson.dumps({"error": message}))
 
     def handle(self, request: HttpRequest, connection: HttpConnection) -> None:
-        if request.target in self._predict_paths and request.method == "POST":
-            self._work(request, connection, "predict")
+        name = self._predict_paths.get(request.target)
+        if name is not None and request.method == "POST":
+            self._work(request, connection, name, None, "predict")
             return
         path = request.target.split(b"?", 1)[0].decode("latin-1")
-        verb = self._find_verb(path)
-        if verb is not None and request.method == "POST":
-            self._work(request, connection, verb)
+        match = _MODEL_PATH.fullmatch(path)
+        if match and match[3] and request.method == "POST" and self._config.find_problem(match[1], match[2]) is None:
+            self._work(request, connection, match[1], match[2], match[3])
         else:
             connection.respond(request, self._answer(request.method, path))
 
-    def _find_verb(self, path: str) -> str | None:
-        match = _MODEL_PATH.fullmatch(path)
-        return match[3] if match and self._config.find_problem(match[1], match[2]) is None else None
-
-    def _work(self, request: HttpRequest, connection: HttpConnection, verb: str) -> None:
+    def _work(
+        self, request: HttpRequest, connection: HttpConnection, name: str, version: str | None, verb: str
+    ) -> None:
         """Parse, queue, and answer when the engine is done."""
         started = time.perf_counter()
 
         def deliver(result: bytes | TimlError) -> None:
             self._jobs.pop(connection, None)
             response = self._build_failure(result) if isinstance(result, TimlError) else HttpResponse(200, result)
-            self.metrics.count(response.status, rows, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.metrics.count(response.status, rows, seconds)
+            if self._monitor is not None:
+                self._monitor.count(name, version, is_success=response.status == 200, seconds=seconds)
             connection.respond(request, response)
 
         rows = 0
@@ -96,20 +101,26 @@ class ModelApplication:
         return HttpResponse(error.status, orjson.dumps({"error": build_sentence(error)}), headers=headers)
 
     def _answer(self, method: str, path: str) -> HttpResponse:
-        plain = {"/healthz": self._answer_health, "/readyz": self._answer_ready, "/metrics": self._answer_metrics}
         match = _MODEL_PATH.fullmatch(path)
-        if match is None and path not in plain:
+        if match is None and path not in self._pages:
             return self.build_error(404, f"there is nothing at {path}; predictions are at /v1/models/m:predict")
         expected = "POST" if match and match[3] else "GET"
         if method != expected:
             error = self.build_error(405, f"{path} takes {expected}, not {method}")
             return HttpResponse(405, error.body, headers=((b"allow", expected.encode()),))
         if match is None:
-            return plain[path]()
+            return self._pages[path]()
         problem = self._config.find_problem(match[1], match[2])
         if problem is not None:
             return self.build_error(404, problem)
         return HttpResponse(200, orjson.dumps(self._build_metadata() if match[4] else self._build_status()))
+
+    def _build_pages(self) -> dict[str, Callable[[], HttpResponse]]:
+        pages = {"/healthz": self._answer_health, "/readyz": self._answer_ready, "/metrics": self._answer_metrics}
+        monitor = self._monitor
+        if monitor is not None:
+            pages[monitor.path] = lambda: HttpResponse(200, monitor.render())
+        return pages
 
     def _answer_health(self) -> HttpResponse:
         return _OK

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -90,6 +90,30 @@ class RpcEngine(Engine[Request], Protocol):
         :param method: ``Predict``, ``Classify``, ``Regress``, ``MultiInference`` or ``GetModelMetadata``.
         :raises InvalidInputError: naming the input.
         """
+
+
+class Monitor(Protocol):
+    """Counts of requests in the form of the server that an engine stands for, beside our own metrics. Called on the
+    event loop, which must not wait."""
+
+    path: str
+    """Where ``GET`` answers them."""
+
+    def count(self, name: str, version: str | None, *, is_success: bool, seconds: float) -> None:
+        """A prediction was answered.
+
+        :param version: as in the path; ``None`` when the path has none.
+        """
+
+    def render(self) -> bytes:
+        """JSON."""
+
+
+@runtime_checkable
+class MonitoredEngine(Engine[Request], Protocol):
+    """An engine with a monitor."""
+
+    monitor: Monitor
 
 
 class RuntimeOptions(Entity):

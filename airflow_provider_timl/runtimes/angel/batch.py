@@ -49,6 +49,8 @@ class Batch:
 
     def slice(self, first: int, end: int) -> Batch:
         """Instances ``first`` to ``end - 1``."""
+        if first == 0 and end == len(self):
+            return self
         low, high = self.starts[first], self.starts[end]
         return Batch(self.starts[first : end + 1] - low, self.ids[low:high], self.values[low:high])
 

@@ -8,21 +8,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import orjson
+from pydantic import Field
 
 from airflow_provider_timl.entities import InspectionReport, Resources, Signature, SignatureField
 from airflow_provider_timl.exceptions import InvalidInputError, NotFoundError, TimlError
 from airflow_provider_timl.runtimes.angel.batch import Batch, join_batches
+from airflow_provider_timl.runtimes.angel.folders import find_model_folder
 from airflow_provider_timl.runtimes.angel.graph import Graph, read_graph
 from airflow_provider_timl.runtimes.angel.layers import Network
-from airflow_provider_timl.runtimes.angel.losses import Answers, get_loss, to_java
+from airflow_provider_timl.runtimes.angel.losses import Answers, get_loss, join_answers, to_java_strings
+from airflow_provider_timl.runtimes.angel.monitor import AngelMonitor
 from airflow_provider_timl.runtimes.angel.requests import AngelRequest, RequestReader
 from airflow_provider_timl.runtimes.angel.weights import WeightReader
 from airflow_provider_timl.runtimes.contract import Batching, RuntimeOptions, RuntimeProgram
 
 log = logging.getLogger(__name__)
 
-#: Numbers that a part of a batch may take at its widest layer.
+#: Numbers that a part of a batch may take in all layers.
 _MOST_NUMBERS = 2**24
 _MOST_DENSE_EXAMPLE = 32
 _EXAMPLE_FEATURES = 3
@@ -30,10 +34,16 @@ _OUTPUTS = ("pred", "proba", "predLabel", "attached")
 
 
 class AngelOptions(RuntimeOptions):
-    """``fc_weight_layout``: how the weights of fully connected layers lie in their files, which no file says. ``auto``
-    goes by the marks of the trainer that wrote ``graph.json``."""
+    """What no file of a model says.
+
+    :param fc_weight_layout: how the weights of fully connected layers lie in their files. ``auto`` goes by the marks of
+        the trainer that wrote ``graph.json``.
+    :param text_separator: between the fields of a text file's line (Hadoop's ``text.format.filed.sep``). ``auto`` takes
+        what stands after the first field.
+    """
 
     fc_weight_layout: Literal["auto", "out_in", "in_out"] = "auto"
+    text_separator: str = Field("auto", pattern=r"^(auto|[\t -,/:-@\\^_`|~])$")
 
 
 class AngelEngine:
@@ -42,20 +52,23 @@ class AngelEngine:
     batching = Batching()
 
     def __init__(self, folder: Path, options: AngelOptions) -> None:
+        self.monitor = AngelMonitor()
+        folder = find_model_folder(folder)
         self.graph = read_graph(folder)
         is_chosen = options.fc_weight_layout != "auto"
         self.layout = options.fc_weight_layout if is_chosen else self.graph.fc_weight_layout
         log.info("fully connected weights are read as %s", self.layout)
-        self._network = Network(self.graph, WeightReader(folder, self.graph.value_type, ","), self.layout)
+        separator = "" if options.text_separator == "auto" else options.text_separator
+        self._network = Network(self.graph, WeightReader(folder, self.graph.value_type, separator), self.layout)
         self._loss = get_loss(self.graph.layers[-1].loss, self._network.width)
         self._reader = RequestReader(
             self.graph.dimension,
             self.graph.value_type,
             self.graph.has_long_keys,
-            self._network.feature_count,
-            self._network.needs_features,
+            feature_count=self._network.feature_count,
+            needs_features=self._network.needs_features,
+            most_features=_MOST_NUMBERS // self._network.numbers_a_feature,
         )
-        self._part = max(1, _MOST_NUMBERS // max(1, self._network.most_width))
         self.signature = build_signature(self.graph, self._network.feature_count)
 
     def describe(self) -> dict[str, Any]:
@@ -79,59 +92,79 @@ class AngelEngine:
         return len(request.batch)
 
     def run(self, batch: Sequence[AngelRequest]) -> list[bytes | TimlError]:
-        lines = self._predict(join_batches([request.batch for request in batch]))
-        return [
-            b'{"predictions":[%b]}'
-            % ",".join(
-                _finish(next(lines), request.names[number], number) for number in range(len(request.batch))
-            ).encode()
-            for request in batch
-        ]
+        lines = _write(self.compute(join_batches([request.batch for request in batch])))
+        bodies: list[bytes | TimlError] = []
+        first = 0
+        for request in batch:
+            end = first + len(request.batch)
+            bodies.append(_finish(lines[first:end], request.names))
+            first = end
+        return bodies
 
     def score(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[dict[str, object] | TimlError]:
         known = [name for name in ("values", "sparseIndices", "sparseValues") if name in columns]
         if not known:
             raise InvalidInputError("the input needs the column values, or sparseIndices and sparseValues", "values")
-        results: list[dict[str, object] | TimlError] = []
-        for row in rows:
-            given = dict(zip(columns, row, strict=False))
-            try:
-                instance = {name: _to_list(given[name]) for name in known if given.get(name) is not None}
-                request = self._reader.read_instances([instance])
-            except InvalidInputError as exc:
-                results.append(exc)
-            else:
-                results.append(self._score(request))
-        return results
+        read = [self._read_row(known, dict(zip(columns, row, strict=False))) for row in rows]
+        batches = [each for each in read if isinstance(each, Batch)]
+        answers = self.compute(join_batches(batches)) if batches else None
+        scored = _list_outputs(answers) if answers else iter(())
+        return [next(scored) if isinstance(each, Batch) else each for each in read]
 
     def close(self) -> None:
         """Nothing: the arrays go with the process."""
 
-    def _score(self, request: AngelRequest) -> dict[str, object]:
-        answers = self._loss(self._network.run(request.batch))
-        numbers = (answers.pred, answers.proba, answers.label, answers.attached)
-        return {name: float(values[0]) for name, values in zip(_OUTPUTS, numbers, strict=True)}
+    def _read_row(self, known: Sequence[str], given: dict[str, object]) -> Batch | InvalidInputError:
+        """A row of a table as an instance, or why it is none."""
+        try:
+            instance = {name: _to_list(given[name]) for name in known if given.get(name) is not None}
+            return self._reader.read_instances([instance]).batch
+        except InvalidInputError as exc:
+            field = str(exc.details.get("field") or "")
+            return InvalidInputError(exc.message, field.removeprefix("instances[0]").removeprefix(".") or None)
 
-    def _predict(self, batch: Batch) -> Iterator[str]:
-        """The fields of each instance's answer but its ``sid``."""
-        for first in range(0, len(batch), self._part):
-            part = batch.slice(first, min(first + self._part, len(batch)))
-            yield from _write(self._loss(self._network.run(part)))
+    def compute(self, batch: Batch) -> Answers:
+        """What the loss makes of a batch of any size, in bounded memory."""
+        return join_answers([self._loss(self._network.run(part)) for part in self._split(batch)])
+
+    def _split(self, batch: Batch) -> Iterator[Batch]:
+        """Parts that can be computed within bounded memory."""
+        a_feature, an_instance = self._network.numbers_a_feature, self._network.numbers_an_instance
+        if len(batch.ids) * a_feature + len(batch) * an_instance <= _MOST_NUMBERS:
+            yield batch
+            return
+        ends = np.cumsum(batch.counts * a_feature + an_instance)
+        first = 0
+        while first < len(batch):
+            before = int(ends[first - 1]) if first else 0
+            end = max(first + 1, int(np.searchsorted(ends, before + _MOST_NUMBERS, side="right")))
+            yield batch.slice(first, end)
+            first = end
 
 
-def _write(answers: Answers) -> Iterator[str]:
-    """In the order of Angel Serving's answers. Servers know no true label: it is always 0.0."""
-    columns = (answers.proba, answers.pred, answers.attached, answers.label)
-    for proba, pred, attached, label in zip(*(column.tolist() for column in columns), strict=True):
-        yield (
-            f'{{"trueLabel":"0.0","proba":"{to_java(proba)}","pred":"{to_java(pred)}",'
-            f'"attached":"{to_java(attached)}","predLabel":"{to_java(label)}"'
-        )
+def _write(answers: Answers) -> list[str]:
+    """The fields of each instance's answer but its ``sid``, in the order of Angel Serving's answers. Servers know no
+    true label: it is always 0.0."""
+    columns = map(to_java_strings, (answers.proba, answers.pred, answers.attached, answers.label))
+    return [
+        f'{{"trueLabel":"0.0","proba":"{proba}","pred":"{pred}","attached":"{attached}","predLabel":"{label}","sid":'
+        for proba, pred, attached, label in zip(*columns, strict=True)
+    ]
 
 
-def _finish(line: str, name: str | None, number: int) -> str:
-    sid = f'"{number}"' if name is None else orjson.dumps(name).decode()
-    return f'{line},"sid":{sid}}}'
+def _finish(lines: list[str], names: list[str | None] | None) -> bytes:
+    if names is None:
+        content = ",".join([f'{line}"{number}"}}' for number, line in enumerate(lines)])
+    else:
+        sids = [orjson.dumps(str(number) if name is None else name).decode() for number, name in enumerate(names)]
+        content = ",".join([f"{line}{sid}}}" for line, sid in zip(lines, sids, strict=True)])
+    return b'{"predictions":[%b]}' % content.encode()
+
+
+def _list_outputs(answers: Answers) -> Iterator[dict[str, object]]:
+    columns = (answers.pred, answers.proba, answers.label, answers.attached)
+    for numbers in zip(*(column.tolist() for column in columns), strict=True):
+        yield dict(zip(_OUTPUTS, numbers, strict=True))
 
 
 def _to_list(value: Any) -> Any:

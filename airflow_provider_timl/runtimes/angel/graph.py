@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from airflow_provider_timl.runtimes.angel.strict_json import (
     get_plain_name,
     get_text,
     parse_object,
+    quote,
     read_bytes,
 )
 
@@ -55,6 +57,8 @@ _FOLDED = frozenset({"fclayer", "paramsharedfc"})
 _WITH_TRANSFER = _FOLDED | {"simpleinputlayer", "kmeansinputlayer"}
 #: What follows from their inputs, whatever ``outputdim`` says; some trainers write -1.
 _WITHOUT_WIDTH = frozenset({"losslayer"})
+#: One number whatever ``outputdim`` says, so that it may be left out.
+_ONE_WIDE = frozenset({"biinnersumcross", "dotpooling"})
 _TRANSFERS = frozenset({
     "identity", "relu", "tanh", "sigmoid", "softmax", "dropout", "sigmoidwithdropout", "tanhwithdropout",
 })  # fmt: skip
@@ -113,11 +117,18 @@ def read_graph(folder: Path) -> Graph:
     return Graph(
         layers=layers,
         data_format=_choose(data.get("format", "libsvm"), _DATA_FORMATS, "data.format"),
-        dimension=get_long(data, "indexrange", f"{_WHERE}, data", least=-1) if "indexrange" in data else -1,
+        dimension=_read_dimension(data),
         value_type=value_type,
         has_long_keys=has_long_keys,
         fc_weight_layout=_guess_layout(content),
     )
+
+
+def _read_dimension(data: dict[str, Any]) -> int:
+    dimension = get_long(data, "indexrange", f"{_WHERE}, data", least=-1) if "indexrange" in data else -1
+    if dimension == 0:
+        raise InvalidModelError(f"{_WHERE}: indexrange is 0; a model has features, or -1 where it does not know them")
+    return dimension
 
 
 def _read_model_type(content: dict[str, Any]) -> tuple[str, bool]:
@@ -125,7 +136,7 @@ def _read_model_type(content: dict[str, Any]) -> tuple[str, bool]:
     name = model.get("modeltype", "T_FLOAT_DENSE")
     match = _MODEL_TYPE.fullmatch(name) if isinstance(name, str) else None
     if match is None:
-        raise InvalidModelError(f"{_WHERE}: modeltype {str(name)[:80]!r} is no type of float or double rows")
+        raise InvalidModelError(f"{_WHERE}: modeltype {quote(name)} is no type of float or double rows")
     return ("f8" if match[1] == "DOUBLE" else "f4"), match[2] is not None
 
 
@@ -168,7 +179,7 @@ def _read_layer(fields: dict[str, Any], default_transfer: Any, is_list: bool) ->
         name=name,
         kind=kind,
         inputs=inputs,
-        width=_get_width(fields, "outputdim", where) if kind not in _WITHOUT_WIDTH else 1,
+        width=1 if _has_no_width(fields, kind) else _get_width(fields, "outputdim", where),
         factors=_get_width(fields, "numfactors", where) if kind == "embedding" else 0,
         weight_width=_get_width(fields, "weightdim", where) if kind == "paramsharedfc" else 0,
         transfer=_read_transfer(fields.get("transfunc", default_transfer), where)
@@ -177,6 +188,10 @@ def _read_layer(fields: dict[str, Any], default_transfer: Any, is_list: bool) ->
         loss=_choose(loss, _LOSSES, f"lossfunc of layer {name}") if kind == "losslayer" else "",
     )
     return [layer]
+
+
+def _has_no_width(fields: dict[str, Any], kind: str) -> bool:
+    return kind in _WITHOUT_WIDTH or (kind in _ONE_WIDE and "outputdim" not in fields)
 
 
 def _unfold(
@@ -224,7 +239,7 @@ def _read_transfer(content: Any, where: str) -> Transfer:
         return Transfer(name)
     probability = fields.get("proba", _DEFAULT_DROPOUT)
     if type(probability) not in {int, float} or not 0 <= probability < 1:
-        raise InvalidModelError(f"{where}: proba is {str(probability)[:40]}, not from 0 to less than 1")
+        raise InvalidModelError(f"{where}: proba is {quote(probability)}, not from 0 to less than 1")
     return Transfer(name, 1 - probability)
 
 
@@ -248,7 +263,7 @@ def _get_list(fields: dict[str, Any], key: str, where: str) -> list[Any]:
 def _choose(value: Any, known: frozenset[str], what: str) -> str:
     name = value.lower() if isinstance(value, str) else ""
     if name not in known:
-        raise InvalidModelError(f"{_WHERE}: {what} is {str(value)[:80]!r}; known are {', '.join(sorted(known))}")
+        raise InvalidModelError(f"{_WHERE}: {what} is {quote(value)}; known are {', '.join(sorted(known))}")
     return name
 
 
@@ -268,14 +283,8 @@ def _order(layers: list[Layer]) -> tuple[Layer, ...]:
                 raise InvalidModelError(
                     f"{_WHERE}: layer {layer.name} takes {name[:80]!r}, which is no layer to take from"
                 )
-    ordered: dict[str, Layer] = {}
-    waiting = [layer for layer in layers if layer is not losses[0]]
-    while waiting:
-        ready = [layer for layer in waiting if all(name in ordered for name in layer.inputs)]
-        if not ready:
-            raise InvalidModelError(
-                f"{_WHERE}: layers {', '.join(layer.name for layer in waiting[:5])} feed each other"
-            )
-        ordered.update((layer.name, layer) for layer in ready)
-        waiting = [layer for layer in waiting if layer.name not in ordered]
-    return *ordered.values(), losses[0]
+    inputs = {layer.name: layer.inputs for layer in layers if layer is not losses[0]}
+    try:
+        return *(by_name[name] for name in TopologicalSorter(inputs).static_order()), losses[0]
+    except CycleError as exc:
+        raise InvalidModelError(f"{_WHERE}: layers {', '.join(exc.args[1][:5])} feed each other") from exc

@@ -18,9 +18,13 @@ import numpy as np
 from airflow_provider_timl.exceptions import InvalidModelError
 from airflow_provider_timl.runtimes.angel.batch import Array, Batch
 from airflow_provider_timl.runtimes.angel.graph import Graph, Layer, Transfer
-from airflow_provider_timl.runtimes.angel.weights import WeightReader
+from airflow_provider_timl.runtimes.angel.weights import Table, WeightReader
 
 _SIGMOID_END = 20.0
+#: Numbers that all layers together may hold of one instance. Layers without weights grow by what a graph claims.
+_MOST_NUMBERS = 2**24
+#: Products that an input layer holds at a time.
+_MOST_PRODUCTS = 2**22
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,15 @@ class Network:
     """A graph with its weights.
 
     ``feature_count``: how many features every instance must have, ``None`` where any number will do;
-    ``needs_features``: whether an instance without any cannot be computed. ``width``: of what the loss gets;
-    ``most_width``: numbers that an instance takes at its widest, for bounding a batch's memory.
+    ``needs_features``: whether an instance without any cannot be computed. ``width``: of what the loss gets.
+    ``numbers_an_instance`` and ``numbers_a_feature`` are held while a batch is computed, for bounding its memory.
     """
 
     def __init__(self, graph: Graph, reader: WeightReader, layout: str) -> None:
         self.feature_count: int | None = None
         self.needs_features = False
+        self.numbers_an_instance = 0
+        self.numbers_a_feature = 1
         self._graph = graph
         self._reader = reader
         self._layout = layout
@@ -67,11 +73,15 @@ class Network:
         self._layers = {layer.name: layer for layer in graph.layers}
         for layer in graph.layers[:-1]:
             shape, compute = _BUILDERS[layer.kind](self, layer)
+            self._take(layer, shape.flat_width)
             self._shapes[layer.name] = shape
             self._steps.append((layer.name, layer.inputs, compute))
         (self._last,) = graph.layers[-1].inputs
         self.width = self.flatten(self._last)
-        self.most_width = max(shape.flat_width for shape in self._shapes.values())
+        if self.feature_count is not None and 0 <= graph.dimension < self.feature_count:
+            raise InvalidModelError(
+                f"graph.json: layers need {self.feature_count} features of an instance; indexrange is {graph.dimension}"
+            )
 
     def run(self, batch: Batch) -> Array:
         """:return: what the loss layer gets, shape (instances, width)."""
@@ -110,6 +120,7 @@ class Network:
         transfer = build_transfer(layer.transfer)
         if self._graph.data_format == "dense":
             weights = self._read_matrix(layer, dimension)
+            self._take(layer, dimension)
 
             def compute_dense(batch: Batch, _: list[Any]) -> Array:
                 return transfer(batch.to_dense(dimension) @ weights + bias)
@@ -118,11 +129,7 @@ class Network:
         table = self._reader.read_table(f"{layer.name}_weight", width, dimension)
 
         def compute(batch: Batch, _: list[Any]) -> Array:
-            """As Angel sums: products in the model's type, their sum in double."""
-            products = table.get(batch.ids) * batch.values[:, None]
-            cells = batch.instance_numbers[:, None] * width + np.arange(width)
-            sums = np.bincount(cells.ravel(), products.ravel(), len(batch) * width)
-            return transfer(sums.reshape(len(batch), width).astype(bias.dtype) + bias)
+            return transfer(_sum_products(batch, table).astype(bias.dtype) + bias)
 
         return Shape(width), compute
 
@@ -133,6 +140,7 @@ class Network:
                 f"graph.json, layer {layer.name}: outputdim {layer.width} is no multiple of numfactors {factors}"
             )
         self.needs_features = True
+        self.numbers_a_feature += factors
         table = self._reader.read_embedding(f"{layer.name}_embedding", factors, self._graph.dimension)
 
         def compute(batch: Batch, _: list[Any]) -> Value:
@@ -148,6 +156,7 @@ class Network:
         dimension = self._graph.dimension
         if dimension < 0:
             raise InvalidModelError(f"graph.json, layer {layer.name}: k-means needs indexrange")
+        self._take(layer, dimension * 2)
         table = self._reader.read_table(f"{layer.name}_center", layer.width, dimension)
         centres = np.ascontiguousarray(table.get(np.arange(dimension)).T)
         halved_norms = (centres.astype(np.float64) ** 2).sum(axis=1) / 2
@@ -227,16 +236,18 @@ class Network:
         """Products of all pairs, first with second, first with third ...; what is left of the width is zeros."""
         count = self._get_parts(layer).parts or 0
         self.fix_parts(layer.inputs[0])
-        rows, columns = np.triu_indices(count, 1)
-        if len(rows) > layer.width:
+        pairs = count * (count - 1) // 2
+        if pairs > layer.width:
             raise InvalidModelError(
-                f"graph.json, layer {layer.name}: {count} parts have {len(rows)} pairs; outputdim is {layer.width}"
+                f"graph.json, layer {layer.name}: {count} parts have {pairs} pairs; outputdim is {layer.width}"
             )
+        self._take(layer, count * count)
+        rows, columns = np.triu_indices(count, 1)
 
         def compute(_: Batch, inputs: list[Any]) -> Any:
             parts = inputs[0]
             products = np.zeros((len(parts), layer.width), parts.dtype)
-            products[:, : len(rows)] = (parts @ parts.transpose(0, 2, 1))[:, rows, columns]
+            products[:, :pairs] = (parts @ parts.transpose(0, 2, 1))[:, rows, columns]
             return products
 
         return Shape(layer.width), compute
@@ -246,10 +257,11 @@ class Network:
         shape = self._get_parts(layer)
         self.fix_parts(layer.inputs[0])
         count = shape.parts or 0
-        repeats = np.arange(count - 1, 0, -1)
         pairs = count * (count - 1) // 2
+        self._take(layer, pairs * shape.width)
         if pairs == 0:
             raise InvalidModelError(f"graph.json, layer {layer.name}: {count} part(s) have no pairs")
+        repeats = np.arange(count - 1, 0, -1)
 
         def compute(_: Batch, inputs: list[Any]) -> Any:
             products = np.cumprod(inputs[0][:, ::-1], axis=1)[:, ::-1]
@@ -288,6 +300,14 @@ class Network:
     def build_dot(self, layer: Layer) -> tuple[Shape, Compute]:
         self._get_common_width(layer)
         return Shape(1), lambda _, inputs: _reduce(np.multiply, inputs).sum(axis=1, keepdims=True)
+
+    def _take(self, layer: Layer, numbers: int) -> None:
+        """Bound what an instance takes, before anything of that size is made."""
+        self.numbers_an_instance += numbers
+        if self.numbers_an_instance > _MOST_NUMBERS:
+            raise InvalidModelError(
+                f"graph.json, layer {layer.name}: one instance would take more than {_MOST_NUMBERS} numbers"
+            )
 
     def _read_matrix(self, layer: Layer, inputs: int) -> Array:
         """Weights as they multiply from the right: shape (inputs, outputs)."""
@@ -330,6 +350,24 @@ _BUILDERS: dict[str, Callable[[Network, Layer], tuple[Shape, Compute]]] = {
     "mulpooling": Network.build_product,
     "dotpooling": Network.build_dot,
 }
+
+
+def _sum_products(batch: Batch, table: Table) -> Array:
+    """Each instance's values by their weights, summed as Angel does: products in the model's type, their sum in double.
+
+    :return: shape (instances, width of the table), in double.
+    """
+    width = table.width
+    step = max(1, _MOST_PRODUCTS // width)
+    sums = np.zeros(len(batch) * width)
+    for first in range(0, len(batch.ids), step):  # one turn, but for very large batches
+        part = slice(first, first + step)
+        products = table.get(batch.ids[part]) * batch.values[part, None]
+        cells = batch.instance_numbers[part]
+        if width > 1:
+            cells = (cells[:, None] * width + np.arange(width)).ravel()
+        sums += np.bincount(cells, products.ravel(), len(sums))
+    return sums.reshape(len(batch), width)
 
 
 def _flatten(value: Any) -> Array:
@@ -375,10 +413,11 @@ def _sigmoid(values: Array) -> Array:
 
 
 def softmax(values: Array) -> Array:
-    """Over each row; its largest is taken off first, so that nothing overflows."""
-    powers: Array = np.exp(values - values.max(axis=-1, keepdims=True))
-    powers /= powers.sum(axis=-1, keepdims=True)
-    return powers
+    """Over each row, in double; its largest is taken off first, so that nothing overflows."""
+    wide = values.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    shares: Array = (powers / powers.sum(axis=-1, keepdims=True)).astype(values.dtype)
+    return shares
 
 
 def _tanh(values: Array) -> Array:

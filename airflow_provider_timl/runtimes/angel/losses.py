@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
 import numpy as np
+import orjson
 
 from airflow_provider_timl.exceptions import InvalidModelError
 from airflow_provider_timl.runtimes.angel.batch import Array
 from airflow_provider_timl.runtimes.angel.layers import softmax
 
 _LEAST_ODDS, _MOST_ODDS = 1e-6, 3.4028234663852886e38
+#: So few numbers are written one by one before array functions have begun.
+_FEW = 16
 _LEAST_PLAIN, _MOST_PLAIN = 1e-3, 1e7
 
 
@@ -30,6 +32,13 @@ class Answers:
     attached: Array
 
 
+def join_answers(parts: Sequence[Answers]) -> Answers:
+    if len(parts) == 1:
+        return parts[0]
+    names = ("pred", "proba", "label", "attached")
+    return Answers(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
 def get_loss(name: str, width: int) -> Callable[[Array], Answers]:
     """:raises InvalidModelError: the loss cannot take an output of that width."""
     if (name in _OF_ONE_NUMBER and width != 1) or width < 1:
@@ -38,19 +47,37 @@ def get_loss(name: str, width: int) -> Callable[[Array], Answers]:
 
 
 def to_java(number: float) -> str:
-    """As Java writes a double."""
-    if _LEAST_PLAIN <= number < _MOST_PLAIN or -_MOST_PLAIN < number <= -_LEAST_PLAIN:
+    """As Java writes a double: with the fewest digits that tell it from all others, as ``repr`` does."""
+    size = abs(number)
+    if _LEAST_PLAIN <= size < _MOST_PLAIN or number == 0:
         return repr(number)
-    if math.isnan(number):
-        return "NaN"
-    if number == 0:
-        return repr(number)
-    if math.isinf(number):
-        return "Infinity" if number > 0 else "-Infinity"
-    written = Decimal(repr(number))  # the fewest digits that tell this number from all others, as Java's
-    sign, digits, _ = written.as_tuple()
-    text = "".join(map(str, digits)).rstrip("0")
-    return f"{'-' if sign else ''}{text[0]}.{text[1:] or '0'}E{written.adjusted()}"
+    if not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    mantissa, _, exponent = repr(size).partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    power = int(exponent or 0) + len(whole) - 1
+    if whole == "0":
+        fraction, whole = fraction.lstrip("0"), ""
+        power = int(exponent or 0) - (len(mantissa) - 2 - len(fraction)) - 1
+    digits = (whole + fraction).rstrip("0")
+    return f"{'-' if number < 0 else ''}{digits[0]}.{digits[1:] or '0'}E{power}"
+
+
+def to_java_strings(numbers: Array) -> list[str]:
+    """Each as ``to_java`` writes it. Only what Java writes with an exponent, or in words, is written one by one.
+
+    :param numbers: shape (n,), in double.
+    """
+    if len(numbers) <= _FEW:
+        return [to_java(number) for number in numbers.tolist()]
+    sizes = np.abs(numbers)
+    unusual = np.flatnonzero(~((sizes >= _LEAST_PLAIN) & (sizes < _MOST_PLAIN))).tolist()
+    if len(unusual) == len(numbers) and np.isnan(numbers).all():
+        return ["NaN"] * len(numbers)
+    texts = orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")
+    for place in unusual:
+        texts[place] = to_java(float(numbers[place]))
+    return texts
 
 
 def _answer_logit(values: Array) -> Answers:

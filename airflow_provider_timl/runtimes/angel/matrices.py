@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,16 @@ from airflow_provider_timl.runtimes.angel.strict_json import open_regular
 
 _NEWLINE = 10
 _SCANNED_BYTES = 16 * 1024 * 1024
-_BLOCK_BYTES = 16 * 1024 * 1024
+_BLOCK_BYTES = 4 * 1024 * 1024
+_MOST_GAPS = 4
 _MOST_VALUES_A_COLUMN = 65_536
+#: A line of more than one field begins with a whole number, so what follows that is the separator.
+_FIRST_FIELD = re.compile(rb"[+-]?[0-9]{1,20}([\t -,/:-@\\^_`|~])")
 Bytes = NDArray[np.uint8]
-Keys = NDArray[np.int64]
+Keys = NDArray[Any]
 Values = NDArray[Any]
+#: Column ids, as wide as they are stored, and their values: shape (records,), or (records, width) by column.
+Records = tuple[Keys, Values]
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,7 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class Records:
-    """Decoded records of one partition. ``values``: shape (records,), or (records, width) by column."""
-
-    rows: NDArray[np.int32]
-    keys: Keys
-    values: Values
-
-
-def read_rows(folder: Path, count: int, separator: str) -> tuple[MatrixMeta, list[tuple[Keys, Values]]]:
+def read_rows(folder: Path, count: int, separator: str) -> tuple[MatrixMeta, list[Records]]:
     """Rows 0 to ``count - 1`` of a matrix that is stored by row.
 
     :raises InvalidModelError: with the file and the reason.
@@ -77,10 +73,7 @@ def read_rows(folder: Path, count: int, separator: str) -> tuple[MatrixMeta, lis
     if absent is not None:
         raise InvalidModelError(f"{folder.name} has no row {absent}; the graph needs {count}")
     records = _PartitionReader(folder, meta, count, separator).read()
-    order = np.argsort(records.rows, kind="stable")
-    keys, values = records.keys[order], records.values[order]
-    ends = np.searchsorted(records.rows[order], np.arange(count + 1)).tolist()
-    return meta, [_sort(meta, row, keys[low:high], values[low:high]) for row, (low, high) in enumerate(pairwise(ends))]
+    return meta, [_sort(meta, row, *records.pop(row)) for row in range(count)]
 
 
 def read_columns(folder: Path, width: int, separator: str) -> tuple[MatrixMeta, Keys, Values]:
@@ -91,7 +84,7 @@ def read_columns(folder: Path, width: int, separator: str) -> tuple[MatrixMeta, 
     meta = read_meta(folder)
     _check_format(meta, is_by_column=True)
     records = _PartitionReader(folder, meta, width, separator).read()
-    return meta, *_sort(meta, None, records.keys, records.values)
+    return meta, *_sort(meta, None, *records[0])
 
 
 def _check_format(meta: MatrixMeta, *, is_by_column: bool) -> None:
@@ -101,12 +94,11 @@ def _check_format(meta: MatrixMeta, *, is_by_column: bool) -> None:
         raise InvalidModelError(f"{meta.name}/meta: format {meta.format_name[:80]!r} is not read here; {usable} are")
 
 
-def _sort(meta: MatrixMeta, row: int | None, keys: Keys, values: Values) -> tuple[Keys, Values]:
+def _sort(meta: MatrixMeta, row: int | None, keys: Keys, values: Values) -> Records:
     """By column id. No id twice; a dense row has every column."""
     where = meta.name if row is None else f"{meta.name}, row {row}"
     if not np.all(keys[1:] > keys[:-1]):
-        order = np.argsort(keys, kind="stable")
-        keys, values = keys[order], values[order]
+        keys, values = _order(keys, values)
         if np.any(keys[1:] == keys[:-1]):
             raise InvalidModelError(f"{where} has a column twice")
     if meta.row_type.is_dense:
@@ -116,8 +108,31 @@ def _sort(meta: MatrixMeta, row: int | None, keys: Keys, values: Values) -> tupl
     return keys, values
 
 
+def _order(keys: Keys, values: Values) -> Records:
+    """By key. Keys that leave few gaps, as those of hash tables do, are put in their places, which sorting is slow for.
+
+    :return: with a key that is there twice still twice.
+    """
+    first = int(keys.min())
+    span = int(keys.max()) - first + 1
+    if span <= _MOST_GAPS * len(keys):
+        places = keys - keys.dtype.type(first) if first else keys
+        is_there = np.zeros(span, bool)
+        is_there[places] = True
+        if np.count_nonzero(is_there) == len(keys):
+            spread = np.empty((span, *values.shape[1:]), values.dtype)
+            spread[places] = values
+            if span == len(keys):
+                return np.arange(first, first + span, dtype=keys.dtype), spread
+            return (np.flatnonzero(is_there) + first).astype(keys.dtype), spread[is_there]
+    order = np.argsort(keys, kind="stable")
+    return keys[order], values[order]
+
+
 class _PartitionReader:
-    """:param count: rows, or values a column, that are wanted of each partition."""
+    """:param count: rows, or values a column, that are wanted of each partition.
+    :param separator: between the fields of a line; empty to take what stands after the first.
+    """
 
     def __init__(self, folder: Path, meta: MatrixMeta, count: int, separator: str) -> None:
         self._folder = folder
@@ -130,15 +145,19 @@ class _PartitionReader:
             "column": np.dtype("i8" if meta.row_type.has_long_keys else "i4"),
             "value": np.dtype(meta.row_type.value_type),
         }
+        self._width = self._get_width() if self._format.is_by_column else 1
 
-    def read(self) -> Records:
-        """All partitions, in no order of columns."""
-        parts = list(self._read_partitions())
-        return Records(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "keys", "values"))
-        )
+    def read(self) -> dict[int, Records]:
+        """The records of each wanted row, in no order of columns; by column, all are row 0's."""
+        by_row: dict[int, list[Records]] = {}
+        for row, records in self._read_partitions():
+            by_row.setdefault(row, []).append(records)
+        return {
+            row: _join(by_row.pop(row, [])) or self._decode_nothing()
+            for row in ([0] if self._format.is_by_column else range(self._count))
+        }
 
-    def _read_partitions(self) -> Iterator[Records]:
+    def _read_partitions(self) -> Iterator[tuple[int, Records]]:
         by_file: dict[str, list[PartitionMeta]] = {}
         for partition in self._meta.partitions:
             by_file.setdefault(partition.file_name, []).append(partition)
@@ -146,33 +165,32 @@ class _PartitionReader:
             with open_regular(self._folder / name, f"{self._meta.name}/{name}") as file:
                 size = os.fstat(file.fileno()).st_size
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-            partitions.sort(key=lambda partition: partition.offset)
-            ends = [*(partition.offset for partition in partitions[1:]), size]
-            for partition, end in zip(partitions, ends, strict=True):
-                if partition.offset > end:
-                    raise InvalidModelError(f"{partition.where} begins at {partition.offset}; its file ends at {size}")
+            for partition, end in _find_ends(partitions, size):
                 if self._format.is_text and partition.offset and content[partition.offset - 1] != _NEWLINE:
                     raise InvalidModelError(f"{partition.where} begins at {partition.offset}, within a line")
-                yield self._read_partition(partition, np.frombuffer(content, np.uint8)[partition.offset : end])
+                yield from self._read_partition(partition, np.frombuffer(content, np.uint8)[partition.offset : end])
 
-    def _read_partition(self, partition: PartitionMeta, data: Bytes) -> Records:
+    def _read_partition(self, partition: PartitionMeta, data: Bytes) -> Iterator[tuple[int, Records]]:
         """:param data: from its offset to the next partition in the file, which this one cannot reach into."""
         counts = self._count_records(partition)
-        width = self._get_width(partition) if self._format.is_by_column else 1
-        columns = [*self._format.fields[:-1], *["value"] * width]
+        columns = [*self._format.fields[:-1], *["value"] * self._width]
         decode = self._decode_text if self._format.is_text else self._decode_binary
         fields = decode(data, sum(counts.values()), columns, partition.where)
-        rows = np.repeat(np.array(list(counts), np.int32), list(counts.values()))
-        if "row" in columns and not np.array_equal(fields[0], rows):
-            raise InvalidModelError(f"{partition.where}: a record is of another row than the meta says")
+        rows = fields[0] if "row" in columns else None
         keys = fields[columns.index("column")] if "column" in columns else _number_columns(partition, counts)
-        values = fields[-width:]
+        values = np.stack(fields[1 : 1 + self._count], axis=1) if self._format.is_by_column else fields[-1]
         self._check_keys(keys, partition)
-        return Records(
-            rows=rows,
-            keys=keys.astype(np.int64),
-            values=np.stack(values[: self._count], axis=1) if self._format.is_by_column else values[0],
-        )
+        first = 0
+        for row, count in counts.items():
+            place = slice(first, first + count)
+            if rows is not None and np.any(rows[place] != row):
+                raise InvalidModelError(f"{partition.where}: a record is of another row than the meta says")
+            yield row, (keys[place], values[place])
+            first += count
+
+    def _decode_nothing(self) -> Records:
+        shape = (0, self._count) if self._format.is_by_column else (0,)
+        return np.empty(0, self._types["column"]), np.empty(shape, self._types["value"])
 
     def _count_records(self, partition: PartitionMeta) -> dict[int, int]:
         """Records of each wanted row; by column, all are row 0's."""
@@ -185,14 +203,16 @@ class _PartitionReader:
             raise InvalidModelError(f"{partition.where}: a dense row has other than {width} elements")
         return wanted
 
-    def _get_width(self, partition: PartitionMeta) -> int:
-        """Values that are stored of each column."""
-        width = partition.values_a_column
-        widths = {other.values_a_column for other in self._meta.partitions}
-        if len(widths) > 1 or width > min(self._meta.rows, _MOST_VALUES_A_COLUMN):
-            raise InvalidModelError(f"{partition.where}: a column has {width} values, of {self._meta.rows} rows")
-        if width < self._count:
-            raise InvalidModelError(f"{partition.where}: a column has {width} values; the graph needs {self._count}")
+    def _get_width(self) -> int:
+        """Values that are stored of each column, the same in all partitions."""
+        meta = self._meta
+        width, *others = {partition.values_a_column for partition in meta.partitions if partition.is_filled} or {0}
+        if others or width > min(meta.rows, _MOST_VALUES_A_COLUMN):
+            raise InvalidModelError(
+                f"{meta.name}/meta: columns have {[width, *others][:5]} values, of {meta.rows} rows"
+            )
+        if width < self._count and any(partition.is_filled for partition in meta.partitions):
+            raise InvalidModelError(f"{meta.name}/meta: a column has {width} values; the graph needs {self._count}")
         return width
 
     def _check_keys(self, keys: Keys, partition: PartitionMeta) -> None:
@@ -221,36 +241,66 @@ class _PartitionReader:
             return [np.empty(0, self._types[name]) for name in columns]
         names = [f"{name}{number}" for number, name in enumerate(columns)]
         types = [pa.from_numpy_dtype(self._types[name]) for name in columns]
+        separator = self._separator or _guess_separator(data, where) if len(columns) > 1 else ","
         options = {"quote_char": False, "escape_char": False, "ignore_empty_lines": False}
         try:
             table = csv.read_csv(
                 pa.BufferReader(pa.py_buffer(data[: _find_end(data, count, where)])),
                 read_options=csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
-                parse_options=csv.ParseOptions(delimiter=self._separator, **options),
+                parse_options=csv.ParseOptions(delimiter=separator, **options),
                 convert_options=csv.ConvertOptions(column_types=dict(zip(names, types, strict=True)), null_values=[]),
             )
         except pa.ArrowInvalid as exc:
             raise InvalidModelError(f"{where}: {str(exc)[:200]}") from exc
         if table.num_rows != count:
             raise InvalidModelError(f"{where} has {table.num_rows} lines; the meta says {count}")
-        return [table[name].to_numpy() for name in names]
+        fields = []
+        for _ in names:  # let go of each as soon as it was copied: this is where memory is at its peak
+            fields.append(table.column(0).to_numpy())
+            table = table.remove_column(0)
+        return fields
 
 
-def _number_columns(partition: PartitionMeta, counts: dict[int, int]) -> Keys:
+def _join(records: list[Records]) -> Records | None:
+    if len(records) < 2:
+        return records[0] if records else None
+    keys, values = zip(*records, strict=True)
+    return np.concatenate(keys), np.concatenate(values)
+
+
+def _find_ends(partitions: list[PartitionMeta], size: int) -> Iterator[tuple[PartitionMeta, int]]:
+    """Each partition of a file that holds records, with where the next one begins: ``length`` is not to be trusted."""
+    filled = sorted((partition for partition in partitions if partition.is_filled), key=lambda each: each.offset)
+    ends = [*(partition.offset for partition in filled), size][1:]
+    for partition, end in zip(filled, ends, strict=True):
+        if partition.offset >= end:
+            raise InvalidModelError(f"{partition.where} begins at {partition.offset}, and what follows at {end}")
+        yield partition, end
+
+
+def _number_columns(partition: PartitionMeta, counts: Mapping[int, int]) -> Keys:
     """Column ids where the format stores none: the values stand in the order of the columns."""
     if not counts:
         return np.empty(0, np.int64)
     return np.concatenate([partition.first_column + np.arange(number, dtype=np.int64) for number in counts.values()])
 
 
+def _guess_separator(data: Bytes, where: str) -> str:
+    match = _FIRST_FIELD.match(data[:64].tobytes())
+    if match is None:
+        raise InvalidModelError(f"{where}: its first line does not begin with a whole number and a separator")
+    return match[1].decode()
+
+
 def _find_end(data: Bytes, count: int, where: str) -> int:
     """Where ``count`` lines end; the last one may lack its line end."""
     missing = count
     for start in range(0, len(data), _SCANNED_BYTES):
-        ends = np.flatnonzero(data[start : start + _SCANNED_BYTES] == _NEWLINE)
-        if missing <= len(ends):
-            return int(start + ends[missing - 1] + 1)
-        missing -= len(ends)
+        is_end = data[start : start + _SCANNED_BYTES] == _NEWLINE
+        ends = int(np.count_nonzero(is_end))
+        if missing <= ends:
+            return int(start + np.flatnonzero(is_end)[missing - 1] + 1)
+        missing -= ends
     if missing == 1 and len(data) and data[-1] != _NEWLINE:
         return len(data)
     raise InvalidModelError(f"{where} has {count - missing} lines; the meta says {count}")

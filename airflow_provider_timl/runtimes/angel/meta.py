@@ -59,6 +59,11 @@ class PartitionMeta:
     def is_hashed(self) -> bool:
         return self.first_column == self.end_column == 0
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether it has any bytes; where several are empty, all of them may begin at one offset."""
+        return self.column_count > 0 or any(self.element_counts.values())
+
 
 @dataclass(frozen=True)
 class MatrixMeta:

@@ -13,12 +13,13 @@ One form in a batch. Values are numbers or strings that hold one. An index given
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from array import array
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from airflow_provider_timl.exceptions import InvalidInputError
 from airflow_provider_timl.runtimes.angel.batch import Array, Batch
@@ -29,30 +30,41 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _END_OF_INT = 2**31
 _END_OF_LONG = 2**63
 _NUMBERS = frozenset({int, float})
+_MOST_KEPT_ROW = 2**16
+_NAME = frozenset({"key"})
 _DENSE_FIELDS, _SPARSE_FIELDS = frozenset({"values"}), frozenset({"sparseIndices", "sparseValues"})
 
 
 @dataclass(frozen=True)
 class AngelRequest:
-    """``names``: the ``sid`` of each instance that has a key, else ``None``."""
+    """``names``: the ``sid`` of each instance that has a key, else ``None``; ``None`` when none has one."""
 
     batch: Batch
-    names: list[str | None]
+    names: list[str | None] | None
 
 
 class RequestReader:
     """:param dimension: the number of features, -1 where the model does not know.
-    :param feature_count: what every instance must have, ``None`` for any number.
+    :param feature_count: what every instance must have, ``None`` for any number up to ``most_features``.
     """
 
     def __init__(
-        self, dimension: int, value_type: str, has_long_keys: bool, feature_count: int | None, needs_features: bool
+        self,
+        dimension: int,
+        value_type: str,
+        has_long_keys: bool,
+        *,
+        feature_count: int | None,
+        needs_features: bool,
+        most_features: int,
     ) -> None:
         self._dimension = dimension
         self._type = np.dtype(value_type)
         self._has_long_keys = has_long_keys
         self._feature_count = feature_count
         self._needs_features = needs_features
+        self._most_features = most_features
+        self._row = np.arange(dimension if 0 < dimension <= _MOST_KEPT_ROW else 0)
 
     def read(self, body: bytes) -> AngelRequest:
         """:raises InvalidInputError: naming the instance and the field."""
@@ -67,94 +79,91 @@ class RequestReader:
             raise InvalidInputError("is not an array", field="instances")
         if not instances:
             raise InvalidInputError("the batch is empty; send at least one instance", field="instances")
-        return self.read_instances(instances)
+        return self.read_instances(instances, may_have_booleans=_may_have_booleans(body))
 
-    def read_instances(self, instances: Sequence[Any]) -> AngelRequest:
-        """:raises InvalidInputError: naming the instance and the field."""
-        form = _get_form(instances[0], "instances[0]")
-        for number, instance in enumerate(instances):
-            where = f"instances[{number}]"
-            if _get_form(instance, where) != form:
-                raise InvalidInputError("is of another form than instances[0]; use one form in a batch", field=where)
+    def read_instances(self, instances: list[Any], *, may_have_booleans: bool = True) -> AngelRequest:
+        """:param may_have_booleans: they pass for numbers in Python, and each number has to be looked at.
+
+        :raises InvalidInputError: naming the instance and the field.
+        """
+        form, has_names = _find_form(instances)
+        names = [_get_name(instance, number) for number, instance in enumerate(instances)] if has_names else None
         read = self._read_sparse if form is _SPARSE_FIELDS else self._read_dense
-        batch = read(instances)
+        batch = read(instances, may_have_booleans)
         self._check_counts(batch)
-        return AngelRequest(batch, [_get_name(instance, number) for number, instance in enumerate(instances)])
+        return AngelRequest(batch, names)
 
-    def _read_dense(self, instances: Sequence[Any]) -> Batch:
+    def _read_dense(self, instances: list[Any], may_have_booleans: bool) -> Batch:
         if self._dimension < 0 or self._has_long_keys:
             raise InvalidInputError(
                 "the model does not know its number of features; send sparseIndices and sparseValues", "instances[0]"
             )
-        rows = []
-        for number, instance in enumerate(instances):
-            where = f"instances[{number}]" if isinstance(instance, list) else f"instances[{number}].values"
-            values = instance if isinstance(instance, list) else instance["values"]
+        field = "" if isinstance(instances[0], list) else ".values"
+        rows = instances if not field else [instance["values"] for instance in instances]
+        for number, values in enumerate(rows):
             if not isinstance(values, list):
-                raise InvalidInputError("is not an array", field=where)
+                raise InvalidInputError("is not an array", field=f"instances[{number}]{field}")
             if len(values) != self._dimension:
                 message = f"has {len(values)} values; the model takes {self._dimension}"
-                raise InvalidInputError(message, field=where)
-            rows.append(_to_numbers(values, where))
-        values = self._to_array(rows, "" if isinstance(instances[0], list) else ".values")
-        starts = np.arange(len(rows) + 1, dtype=np.int64) * self._dimension
-        return Batch(starts, np.tile(np.arange(self._dimension, dtype=np.int64), len(rows)), values)
+                raise InvalidInputError(message, field=f"instances[{number}]{field}")
+        values = self._to_values(rows, field, may_have_booleans)
+        row = self._row if len(self._row) else np.arange(self._dimension)
+        starts = np.arange(len(rows) + 1) * self._dimension
+        return Batch(starts, row if len(rows) == 1 else np.tile(row, len(rows)), values)
 
-    def _read_sparse(self, instances: Sequence[Any]) -> Batch:
+    def _read_sparse(self, instances: list[Any], may_have_booleans: bool) -> Batch:
         ids, rows = [], []
         for number, instance in enumerate(instances):
-            where = f"instances[{number}]"
             indices, values = instance.get("sparseIndices"), instance.get("sparseValues")
-            for name, given in (("sparseIndices", indices), ("sparseValues", values)):
-                if not isinstance(given, list):
-                    raise InvalidInputError("is missing or not an array", field=f"{where}.{name}")
+            if not isinstance(indices, list) or not isinstance(values, list):
+                name = "sparseValues" if isinstance(indices, list) else "sparseIndices"
+                raise InvalidInputError("is missing or not an array", field=f"instances[{number}].{name}")
             if len(indices) != len(values):
                 message = f"{len(indices)} sparseIndices and {len(values)} sparseValues differ in number"
-                raise InvalidInputError(message, field=where)
-            ids.append(self._check_indices(indices, f"{where}.sparseIndices"))
-            rows.append(_to_numbers(values, f"{where}.sparseValues"))
-        counts = np.array([len(row) for row in ids], np.int64)
-        batch = Batch(
-            starts=np.concatenate([[0], np.cumsum(counts)]),
-            ids=np.fromiter(chain.from_iterable(ids), np.int64, int(counts.sum())),
-            values=self._to_array(rows, ".sparseValues"),
-        )
-        return _sort(batch)
+                raise InvalidInputError(message, field=f"instances[{number}]")
+            ids.append(indices)
+            rows.append(values)
+        starts = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum([*map(len, ids)], out=starts[1:])
+        keys = self._to_keys(ids, may_have_booleans)
+        return _sort(Batch(starts, keys, self._to_values(rows, ".sparseValues", may_have_booleans)))
 
-    def _check_indices(self, indices: list[Any], where: str) -> list[int]:
+    def _to_keys(self, rows: list[list[Any]], may_have_booleans: bool) -> NDArray[np.int64]:
         low = -_END_OF_LONG if self._has_long_keys and self._dimension < 0 else 0
         high = self._dimension if self._dimension >= 0 else _END_OF_LONG if self._has_long_keys else _END_OF_INT
-        if not set(map(type, indices)) <= {int}:
-            number = next(number for number, index in enumerate(indices) if type(index) is not int)
-            raise InvalidInputError("is not a whole number", field=f"{where}[{number}]")
-        if indices and not low <= min(indices) <= max(indices) < high:
-            number = next(number for number, index in enumerate(indices) if not low <= index < high)
-            message = f"{str(indices[number])[:40]} is no feature of the model; they are {low} to {high - 1}"
-            raise InvalidInputError(message, field=f"{where}[{number}]")
-        return indices
+        if not may_have_booleans or bool not in set(map(type, chain.from_iterable(rows))):
+            keys = _pack("q", rows)
+            if keys is not None and (not len(keys) or low <= keys.min() <= keys.max() < high):
+                return keys
+        raise _find_bad_index(rows, low, high)
 
-    def _to_array(self, rows: list[list[Any]], field: str) -> Array:
+    def _to_values(self, rows: list[list[Any]], field: str, may_have_booleans: bool) -> Array:
         """All numbers in the model's type.
 
-        :raises InvalidInputError: one is beyond what the type holds.
+        :raises InvalidInputError: one is no number, or beyond what the type holds.
         """
-        try:
+        packed = _pack("d", rows)
+        if packed is None or (may_have_booleans and bool in set(map(type, chain.from_iterable(rows)))):
+            packed = _pack("d", [_to_numbers(row, f"instances[{number}]{field}") for number, row in enumerate(rows)])
+        if packed is not None:
             with np.errstate(over="ignore"):
-                values = np.fromiter(chain.from_iterable(rows), np.float64).astype(self._type)
-            is_finite = bool(np.isfinite(values).all())
-        except OverflowError:
-            is_finite = False
-        if is_finite:
-            return values
+                values: Array = packed.astype(self._type, copy=False)
+            if np.isfinite(values).all():
+                return values
+        raise self._find_too_large(rows, field)
+
+    def _find_too_large(self, rows: list[list[Any]], field: str) -> InvalidInputError:
         largest = float(np.finfo(self._type).max)
+        message = f"the model's numbers go up to {largest:.4g} on both sides of zero"
         for number, row in enumerate(rows):
             for position, value in enumerate(row):
-                if not abs(value) <= largest:
-                    message = f"the model's numbers go up to {largest:.4g} on both sides of zero"
-                    raise InvalidInputError(message, field=f"instances[{number}]{field}[{position}]")
-        raise InvalidInputError("a number is not finite", field="instances")
+                if not abs(float(value) if isinstance(value, str) else value) <= largest:
+                    return InvalidInputError(message, field=f"instances[{number}]{field}[{position}]")
+        return InvalidInputError(message, field="instances")
 
     def _check_counts(self, batch: Batch) -> None:
+        if self._feature_count is None and not self._needs_features and len(batch.ids) <= self._most_features:
+            return
         counts = batch.counts
         if self._feature_count is not None and np.any(counts != self._feature_count):
             number = int(np.argmax(counts != self._feature_count))
@@ -163,6 +172,35 @@ class RequestReader:
         if self._needs_features and np.any(counts == 0):
             number = int(np.argmax(counts == 0))
             raise InvalidInputError("has no features; the model needs at least one", field=f"instances[{number}]")
+        if np.any(counts > self._most_features):
+            number = int(np.argmax(counts > self._most_features))
+            message = f"has {counts[number]} features; up to {self._most_features} are taken"
+            raise InvalidInputError(message, field=f"instances[{number}]")
+
+
+def _may_have_booleans(body: bytes) -> bool:
+    """Looks for one letter first, which is many times as fast, and is in no body of plain arrays."""
+    return (b"r" in body and b"true" in body) or (b"f" in body and b"false" in body)
+
+
+def _find_form(instances: list[Any]) -> tuple[frozenset[str] | type, bool]:
+    """What all instances are, looked at once for each set of fields; and whether any of them has a ``key``."""
+    types = set(map(type, instances))
+    if types == {list}:
+        return list, False
+    if types == {dict}:
+        kinds = {tuple(instance): instance for instance in instances}
+        known = [
+            fields for fields in (_DENSE_FIELDS, _SPARSE_FIELDS) if all(fields == {*kind} - _NAME for kind in kinds)
+        ]
+        if known:
+            return known[0], any("key" in kind for kind in kinds)
+    form = _get_form(instances[0], "instances[0]")
+    for number, instance in enumerate(instances):
+        where = f"instances[{number}]"
+        if _get_form(instance, where) != form:
+            raise InvalidInputError("is of another form than instances[0]; use one form in a batch", field=where)
+    return form, True
 
 
 def _get_form(instance: Any, where: str) -> frozenset[str] | type:
@@ -170,7 +208,7 @@ def _get_form(instance: Any, where: str) -> frozenset[str] | type:
     if isinstance(instance, list):
         return list
     if isinstance(instance, dict):
-        fields = instance.keys() - {"key"}
+        fields = instance.keys() - _NAME
         for known in (_DENSE_FIELDS, _SPARSE_FIELDS):
             if fields & known:
                 if fields != known and fields - known:
@@ -180,12 +218,35 @@ def _get_form(instance: Any, where: str) -> frozenset[str] | type:
 
 
 def _get_name(instance: Any, number: int) -> str | None:
-    key = instance.get("key") if isinstance(instance, dict) else None
+    key = instance.get("key")
     if key is None or key == "":
         return None
     if isinstance(key, (dict, list)):
         raise InvalidInputError("a key is a string or a number", field=f"instances[{number}].key")
-    return key if isinstance(key, str) else str(key)
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _pack(code: str, rows: list[list[Any]]) -> NDArray[Any] | None:
+    """All numbers in one array; ``None`` when one is not of that type. Booleans pass, as they do in Python."""
+    buffer = array(code)
+    try:
+        for row in rows:
+            buffer.fromlist(row)
+    except (TypeError, OverflowError):
+        return None
+    return np.frombuffer(buffer, np.dtype(code)) if buffer else np.empty(0, np.dtype(code))
+
+
+def _find_bad_index(rows: list[list[Any]], low: int, high: int) -> InvalidInputError:
+    for number, indices in enumerate(rows):
+        for position, index in enumerate(indices):
+            field = f"instances[{number}].sparseIndices[{position}]"
+            if type(index) is not int:
+                return InvalidInputError("is not a whole number", field=field)
+            if not low <= index < high:
+                message = f"{str(index)[:40]} is no feature of the model; they are {low} to {high - 1}"
+                return InvalidInputError(message, field=field)
+    return InvalidInputError("an index is not a whole number", field="instances")
 
 
 def _to_numbers(values: list[Any], where: str) -> list[Any]:
@@ -204,6 +265,13 @@ def _to_number(value: Any, where: str) -> Any:
 
 def _sort(batch: Batch) -> Batch:
     """Features in ascending order; of an index that is given twice, the last value."""
+    is_behind = batch.ids[1:] <= batch.ids[:-1]
+    if not is_behind.any():
+        return batch
+    first_ones = batch.starts[1:-1]
+    is_behind[first_ones[(first_ones > 0) & (first_ones < len(batch.ids))] - 1] = False
+    if not is_behind.any():
+        return batch
     rows = batch.instance_numbers
     order = np.lexsort((batch.ids, rows))  # stable: what came later stays behind
     ids, values = batch.ids[order], batch.values[order]

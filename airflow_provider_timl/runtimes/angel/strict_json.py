@@ -33,13 +33,13 @@ def read_bytes(path: Path, where: str) -> bytes:
 def open_regular(path: Path, where: str) -> BinaryIO:
     """:raises InvalidModelError: there is no regular file of that name."""
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (OSError, ValueError) as exc:
         raise InvalidModelError(f"{where} is not a file that can be read") from exc
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
         raise InvalidModelError(f"{where} is not a regular file")
-    return file
+    return os.fdopen(number, "rb")
 
 
 def parse_object(content: bytes, where: str) -> dict[str, Any]:
@@ -60,10 +60,17 @@ def parse_object(content: bytes, where: str) -> dict[str, Any]:
     return value
 
 
+def quote(value: Any) -> str:
+    """A value for a message. Of what nests nothing but its kind: how deep it goes is the file's choice."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    return "an array" if isinstance(value, list) else "an object" if isinstance(value, dict) else str(value)[:40]
+
+
 def get_plain_name(value: Any, where: str) -> str:
     """:raises InvalidModelError: it could lead out of its folder, or to another kind of file."""
     if not isinstance(value, str) or not _PLAIN_NAME.fullmatch(value) or value in _RESERVED_NAMES:
-        raise InvalidModelError(f"{where} is {str(value)[:80]!r}, which is no plain name")
+        raise InvalidModelError(f"{where} is {quote(value)}, which is no plain name")
     return value
 
 
@@ -85,9 +92,7 @@ def get_int(content: dict[str, Any], key: str, where: str, *, least: int = 0, be
     """A whole number in ``[least, below)``."""
     value = content.get(key)
     if type(value) is not int or not least <= value < below:
-        raise InvalidModelError(
-            f"{where}: {key!r} is {str(value)[:40]}, not a whole number from {least} to {below - 1}"
-        )
+        raise InvalidModelError(f"{where}: {key!r} is {quote(value)}, not a whole number from {least} to {below - 1}")
     return value
 
 

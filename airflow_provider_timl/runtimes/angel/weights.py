@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from airflow_provider_timl.runtimes.angel.matrices import Keys, read_columns, re
 Array = NDArray[Any]
 #: Sparse values that are written out in full may become so much more than they were in their files.
 _MOST_GROWTH = 16
-_LEAST_LIMIT = 2**26
+_LEAST_LIMIT = 2**24
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,15 @@ class Table:
     values: Array
 
     @classmethod
-    def build(cls, keys: Keys, values: Array) -> Table:
+    def build(cls, keys: Keys, columns: Sequence[Array], value_type: np.dtype[Any]) -> Table:
+        """:param columns: of the table, each shape (ids,)."""
         is_dense = len(keys) > 0 and keys[0] == 0 and keys[-1] == len(keys) - 1
-        return cls(
-            None if is_dense else keys, np.concatenate([values, np.zeros_like(values, shape=(1, values.shape[1]))])
-        )
+        values = np.empty((len(keys) + 1, len(columns)), value_type)
+        values[-1] = 0
+        with np.errstate(over="ignore"):  # doubles of a model that computes in float
+            for number, column in enumerate(columns):
+                values[:-1, number] = column
+        return cls(None if is_dense else keys.astype(np.int64), values)
 
     @property
     def width(self) -> int:
@@ -55,7 +60,7 @@ class WeightReader:
     """Reads the matrices that layers ask for.
 
     :param value_type: ``f4`` or ``f8``, the type of the model's arithmetic.
-    :param separator: between the fields of a text file's line.
+    :param separator: between the fields of a text file's line; empty to take what stands after the first.
     """
 
     def __init__(self, folder: Path, value_type: str, separator: str) -> None:
@@ -71,7 +76,8 @@ class WeightReader:
             raise InvalidModelError(f"{name} has {len(keys)} values in {meta.columns} columns; the graph needs {size}")
         self._check_growth(name, size, len(keys))
         vector = np.zeros(size, self._type)
-        vector[keys] = values
+        with np.errstate(over="ignore"):  # doubles of a model that computes in float
+            vector[keys] = values
         return vector
 
     def read_table(self, name: str, rows: int, columns: int) -> Table:
@@ -81,19 +87,15 @@ class WeightReader:
             self._check_columns(name, keys, columns, meta.row_type.is_dense)
         first = found[0][0]
         if all(np.array_equal(keys, first) for keys, _ in found):
-            return Table.build(first, np.stack([values for _, values in found], axis=1).astype(self._type))
+            return Table.build(first, [values for _, values in found], self._type)
         union = np.unique(np.concatenate([keys for keys, _ in found]))
-        stored = sum(len(keys) for keys, _ in found)
-        self._check_growth(name, len(union) * rows, stored)
-        values = np.zeros((len(union), rows), self._type)
-        for row, (keys, stored_values) in enumerate(found):
-            values[np.searchsorted(union, keys), row] = stored_values
-        return Table.build(union, values)
+        self._check_growth(name, len(union) * rows, sum(len(keys) for keys, _ in found))
+        return Table.build(union, [_spread(union, *records) for records in found], self._type)
 
     def read_embedding(self, name: str, factors: int, columns: int) -> Table:
         meta, keys, values = read_columns(self._find(name), factors, self._separator)
         self._check_columns(name, keys, columns, meta.row_type.is_dense)
-        return Table.build(keys, values.astype(self._type))
+        return Table.build(keys, list(values.T), self._type)
 
     def _find(self, name: str) -> Path:
         folder = self._folder / name
@@ -113,3 +115,10 @@ class WeightReader:
             return
         if keys[-1] >= columns or (is_dense and len(keys) != columns):
             raise InvalidModelError(f"{name} has columns up to {keys[-1]}; indexrange says {columns}")
+
+
+def _spread(union: Keys, keys: Keys, values: Array) -> Array:
+    """Values of some keys among all."""
+    spread = np.zeros(len(union), values.dtype)
+    spread[np.searchsorted(union, keys)] = values
+    return spread
