@@ -65,15 +65,12 @@ def save(network: Any, folder: Path) -> None:
     """With the input ``pixels`` and the outputs ``probabilities`` and ``digit``."""
     import tensorflow as tf
 
-    class Digits(tf.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
+    def predict(pixels: Any) -> dict[str, Any]:
+        probabilities = network(pixels)
+        return {"probabilities": probabilities, "digit": tf.argmax(probabilities, axis=1)}
 
-        @tf.function(input_signature=[tf.TensorSpec([None, PIXELS], tf.float32, name="pixels")])  # type: ignore[misc]
-        def predict(self, pixels: Any) -> dict[str, Any]:
-            probabilities = self.network(pixels)
-            return {"probabilities": probabilities, "digit": tf.argmax(probabilities, axis=1)}
-
-    module = Digits()
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.predict})
+    archive = tf.keras.export.ExportArchive()
+    archive.track(network)
+    signature = [tf.TensorSpec([None, PIXELS], tf.float32, name="pixels")]
+    archive.add_endpoint("serving_default", predict, input_signature=signature)
+    archive.write_out(str(folder), verbose=False)
