@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class ScoreConfig:
     chunk_rows: int = 8192
     memory_mb: int = 1024
     most_errors: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Quarantine:
@@ -70,7 +71,7 @@ def score_file(config: ScoreConfig) -> dict[str, int]:
     """
     program = get_runtime(config.runtime)
     resources = Resources(memory_mb=config.memory_mb)
-    engine = program.load(find_model_root(Path(config.model_path)), resources, program.parse_options({}))
+    engine = program.load(find_model_root(Path(config.model_path)), resources, program.parse_options(config.options))
     quarantine = Quarantine(Path(config.quarantine_file), config.most_errors)
     signature = engine.signature
     read_count, told_at = 0, time.monotonic()

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class BatchPredictOperator(TimlOperator):
     :param model_name: the model. (templated)
     :param version: its version. (templated)
     :param alias: or an alias of it; neither means the latest version. (templated)
+    :param options: of the model type's runtime, as in ``DeployServiceOperator``. (templated)
     :param input_path: ``cos://``, ``s3://`` or ``file://``: a ``.csv`` or ``.parquet`` file, or a prefix. (templated)
     :param output_path: prefix to write to. (templated)
     :param cos_conn_id: connection (type aws) of ``cos://`` and ``s3://`` paths. (templated)
@@ -56,6 +58,7 @@ class BatchPredictOperator(TimlOperator):
         "model_name",
         "version",
         "alias",
+        "options",
         "input_path",
         "output_path",
         "cos_conn_id",
@@ -70,6 +73,7 @@ class BatchPredictOperator(TimlOperator):
         output_path: str,
         version: int | str | None = None,
         alias: str | None = None,
+        options: Mapping[str, Any] | None = None,
         cos_conn_id: str = COSHook.default_conn_name,
         most_errors: int = 0,
         memory_mb: int = 1024,
@@ -81,6 +85,7 @@ class BatchPredictOperator(TimlOperator):
         self.output_path = output_path
         self.version = version
         self.alias = alias
+        self.options = options
         self.cos_conn_id = cos_conn_id
         self.most_errors = most_errors
         self.memory_mb = memory_mb
@@ -112,7 +117,12 @@ class BatchPredictOperator(TimlOperator):
     def _predict_all(self, version: ModelVersion, source_uri: str, names: dict[str, int]) -> dict[str, Any]:
         output_uri = to_store_uri(self.output_path, "output_path")
         source, sink = self._open(source_uri), self._open(output_uri)
-        identity = {"model": version.model, "version": version.version, "digest": version.digest}
+        identity = {
+            "model": version.model,
+            "version": version.version,
+            "digest": version.digest,
+            "options": dict(self.options or {}),
+        }
         entries = _read_manifest(sink, output_uri, identity)
         with tempfile.TemporaryDirectory(prefix="timl-batch-") as temporary:
             folder = Path(temporary)
@@ -153,6 +163,7 @@ class BatchPredictOperator(TimlOperator):
             json.dumps(
                 {
                     "runtime": version.model_type,
+                    "options": dict(self.options or {}),
                     "model_path": str(model),
                     "input_file": str(input_file),
                     "output_file": str(output),
