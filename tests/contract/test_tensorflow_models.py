@@ -497,6 +497,10 @@ def test_rows_are_scored_together_and_bad_ones_told_apart(models: Path, monkeypa
         engine.score(["id"], [[1]])
 
 
+def test_rows_that_would_see_each_other_are_scored_one_by_one(models: Path) -> None:
+    assert load(models / "total").score(["x"], [[[1, 2]], [[3, 4]]]) == [{"y": [1.0, 2.0]}, {"y": [3.0, 4.0]}]
+
+
 def test_table_with_strings_is_scored(models: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("color,note\ngreen,a\npink,b\n[],c\n")
     score_file(

@@ -1,4 +1,4 @@
-"""The targets of ``tests/fuzz/targets.py`` for a moment: with atheris, and with mutations that keep a model's form."""
+"""All targets for a moment with atheris, and Angel models with mutations that keep their form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import TARGETS, list_model_files, read_angel_model
+from tests.fuzz.angel import list_model_files, read_angel_model
+from tests.fuzz.targets import TARGETS
 
 BOUNDS = ("-runs=20000", "-max_total_time=8")
 HOSTILE: tuple[Any, ...] = (

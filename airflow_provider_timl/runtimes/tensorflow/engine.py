@@ -113,7 +113,8 @@ class TensorflowEngine:
         return run_calls(self._session, batch, self.batching.most_rows, self._sizes)
 
     def score(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[dict[str, object] | TimlError]:
-        return self._scorer.score(columns, rows)
+        is_joinable = self._signatures[self._default.specs.name].is_joinable
+        return self._scorer.score(columns, rows, is_joinable=is_joinable)
 
     def close(self) -> None:
         self._session.close()

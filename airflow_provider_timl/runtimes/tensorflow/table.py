@@ -1,6 +1,7 @@
-"""Rows of tables: columns named as the inputs, a scalar or a list in each cell; one run for all rows that are right.
+"""Rows of tables: columns named as the inputs, a scalar or a list in each cell.
 
-A list is one of Parquet, or its JSON text in CSV. Cells are checked by the rules of requests.
+A list is one of Parquet, or its JSON text in CSV. Cells are checked by the rules of requests. All rows that are right
+are one run, where the model was seen to give rows the same results together as alone.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ class TableScorer:
         self._session = session
         self._signature = signature
 
-    def score(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[Result]:
+    def score(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, is_joinable: bool) -> list[Result]:
         """:raises InvalidInputError: an input is not among the columns."""
         missing = next((name for name in self._signature.specs.inputs if name not in columns), None)
         if missing is not None:
             raise InvalidInputError(f"the input has no such column; it has {', '.join(columns)}", missing)
         places = [(name, columns.index(name)) for name in self._signature.specs.inputs]
         instances: list[dict[str, Any] | TimlError] = [self._build_instance(places, row, len(columns)) for row in rows]
-        return self._score(instances)
+        step = len(instances) if is_joinable else 1
+        parts = (instances[first : first + step] for first in range(0, len(instances), max(1, step)))
+        return [result for part in parts for result in self._score(part)]
 
     def _build_instance(
         self, places: Sequence[tuple[str, int]], row: Sequence[object], width: int
