@@ -8,11 +8,15 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
+
+from airflow_provider_timl.runtimes.process_end import end_process
 
 pytest_plugins = ("tests.leaks", "tests.servers.fixtures")
 
@@ -35,3 +39,16 @@ os.environ.update(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(TESTS).parts[0]))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main() -> Generator[None, pytest.ExitCode | int | None, pytest.ExitCode | int | None]:
+    """Where a JVM runs in this process, Python's own end may crash when the tests are over and their result is told."""
+    status = yield
+    if "jpype" in sys.modules and status is not None:
+        import jpype
+
+        atexit.unregister(jpype._core._JTerminate)
+        atexit._run_exitfuncs()
+        end_process(int(status))
+    return status

@@ -21,6 +21,7 @@ from airflow_provider_timl.batch.tables import Chunk, TableWriter, read_chunks
 from airflow_provider_timl.entities import Resources, SignatureField
 from airflow_provider_timl.exceptions import InvalidInputError, TimlError
 from airflow_provider_timl.runtimes.contract import Engine, find_model_root, get_runtime
+from airflow_provider_timl.runtimes.process_end import end_process
 
 _PROGRESS_SECONDS = 5.0
 _EXIT_REFUSED = 2
@@ -125,4 +126,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

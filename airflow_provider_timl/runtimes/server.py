@@ -24,6 +24,7 @@ from airflow_provider_timl.exceptions import TimlError
 from airflow_provider_timl.runtimes.application import ModelApplication
 from airflow_provider_timl.runtimes.contract import Engine, RpcEngine, find_model_root, get_runtime
 from airflow_provider_timl.runtimes.http import HttpConnection
+from airflow_provider_timl.runtimes.process_end import end_process
 from airflow_provider_timl.runtimes.server_config import ServerConfig
 
 if TYPE_CHECKING:
@@ -128,4 +129,4 @@ async def _drain(server: asyncio.Server, application: ModelApplication, timeout_
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
