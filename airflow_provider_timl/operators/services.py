@@ -61,7 +61,8 @@ class _ChangeServiceOperator(_ServiceOperator):
             service = self.change(context)
             push_service_link(context, self.hook, self.service_name)
             self.log.info("revision %d of %s is recorded", service.revision, service.name)
-            if self.wait and self._is_deferrable():
+            # not for what is served already: a trigger that fires at once can overtake Airflow's news of the deferral
+            if self.wait and not service.in_sync and self._is_deferrable():
                 deadline = time.time() + self.timeout_seconds
                 trigger = ServiceInSyncTrigger(self.service_name, self.timl_conn_id, deadline)
                 self.defer(trigger=trigger, method_name="execute_complete")

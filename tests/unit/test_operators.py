@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec, patch
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airflow_provider_timl.entities import Resources, Service, ServiceVersion, TestAnswer
 from airflow_provider_timl.exceptions import ConflictError, ExternalSystemError, InvalidInputError
+from airflow_provider_timl.hooks.timl import TimlHook
 from airflow_provider_timl.operators.batch import BatchPredictOperator, to_store_uri
 from airflow_provider_timl.operators.models import ImportFromCOSOperator, SaveModelOperator
 from airflow_provider_timl.operators.services import (
@@ -128,6 +132,20 @@ def test_every_template_field_is_an_attribute_that_the_constructor_sets(kind: ty
     operator = kind(task_id="t", **REQUIRED[kind])
     for field in operator.template_fields:
         assert hasattr(operator, field), field
+
+
+@pytest.mark.parametrize("in_sync", [True, False])
+def test_only_a_change_that_is_not_served_yet_is_waited_for_in_the_triggerer(in_sync: bool) -> None:
+    hook = create_autospec(TimlHook, instance=True)
+    hook.deploy_service.return_value = build_service({1: 100}).model_copy(update={"in_sync": in_sync})
+    hook.wait_for_service.return_value = build_service({1: 100})
+    operator = DeployServiceOperator(task_id="deploy", service_name="iris", model_name="iris", deferrable=True)
+    task = SimpleNamespace(dag_id="d", run_id="r", task_id="deploy", map_index=None, xcom_push=lambda **_: None)
+    context: Any = {"ti": task}
+    with patch.object(DeployServiceOperator, "hook", hook), ExitStack() as stack:
+        deferred = None if in_sync else stack.enter_context(pytest.raises(TaskDeferred))
+        assert operator.execute(context)["traffic"] == {"1": 100}
+    assert deferred is None or isinstance(deferred.value.trigger, ServiceInSyncTrigger)
 
 
 def test_trigger_survives_its_serialisation() -> None:
