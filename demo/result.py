@@ -9,8 +9,10 @@ from typing import Any
 
 from demo.airflow_api import AirflowAPI
 
-#: A flower that others publish the answer for; the other models' examples are those of their signatures.
-IRIS_EXAMPLE = {"instances": [{"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}]}
+#: The service to begin with, and a flower that others publish the answer for; the other models' examples are those of
+#: their signatures.
+FIRST = "iris"
+FIRST_EXAMPLE = {"instances": [{"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}]}
 _TIML = "/timl/api/v1"
 
 
@@ -61,12 +63,13 @@ class DemoResult:
 def read_result(api: AirflowAPI, username: str, password: str) -> DemoResult:
     """Ask the control plane for the services and their keys, as the page of a service does."""
     services, gateway_url = [], ""
-    for service in api.get(f"{_TIML}/services", limit=100)["items"]:
+    found = api.get(f"{_TIML}/services", limit=100)["items"]
+    for service in sorted(found, key=lambda service: service["name"] != FIRST):
         gateway_url = service["gateway_url"]
         keys = api.get(f"{_TIML}/services/{service['name']}/keys")
         key = next(key for key in keys if key["enabled"])
         secret = api.get(f"{_TIML}/services/{service['name']}/keys/{key['id']}/secret")["secret"]
-        example = IRIS_EXAMPLE if service["name"] == "iris" else _get_example(api, service)
+        example = FIRST_EXAMPLE if service["name"] == FIRST else _get_example(api, service)
         services.append(DemoService(service["name"], service["model_type"], service["host"], secret, example))
     return DemoResult(api.url, username, password, gateway_url, services)
 

@@ -81,11 +81,13 @@ class Demo:
         token = requests.post(f"{self.result['airflow_url']}/auth/token", json=login, timeout=60).json()
         return {"Authorization": f"Bearer {token['access_token']}", "X-Requested-With": "timl"}
 
-    def predict(self, key: str) -> requests.Response:
+    def predict(self, key: str, service: dict[str, Any] | None = None) -> requests.Response:
+        """:param service: one of the result's; the first without."""
+        asked = service or self.service
         return requests.post(
             f"{self.result['gateway_url']}/v1/models/m:predict",
-            json=self.service["example"],
-            headers={"Host": self.service["host"], "Authorization": key},
+            json=asked["example"],
+            headers={"Host": asked["host"], "Authorization": key},
             timeout=30,
         )
 
@@ -128,16 +130,31 @@ def test_the_printed_curl_runs_as_it_is_and_gives_the_published_answer(demo: Dem
 def test_the_result_file_holds_what_a_caller_needs_and_is_private(demo: Demo) -> None:
     assert stat.S_IMODE((demo.state / "demo.json").stat().st_mode) == 0o600
     assert demo.result.keys() == {"airflow_url", "username", "password", "gateway_url", "services"}
-    assert demo.service.keys() == {"name", "model_type", "host", "access_key", "example"}
-    assert (demo.service["name"], demo.service["model_type"]) == ("iris", "pmml")
+    types = {service["name"]: service["model_type"] for service in demo.result["services"]}
+    assert types == {"iris": "pmml", "digits": "tensorflow", "angel-lr": "angel", "angel-deepfm": "angel"}
+    for service in demo.result["services"]:
+        assert service.keys() == {"name", "model_type", "host", "access_key", "example"}
 
 
-def test_every_step_of_the_life_cycle_succeeded(demo: Demo) -> None:
-    runs = demo.get("/api/v2/dags/timl_lifecycle/dagRuns")["dag_runs"]
+def test_the_service_of_each_type_answers_its_example(demo: Demo) -> None:
+    for service in demo.result["services"]:
+        answer = demo.predict(service["access_key"], service)
+        assert (answer.status_code, len(answer.json()["predictions"])) == (200, 1), service["name"]
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "some"),
+    [
+        ("timl_lifecycle", {"save_model", "import_model", "roll_back", "predict_flowers"}),
+        ("timl_model_types", {"tensorflow.check_digits", "angel.release.call_again", "deepfm.call"}),
+    ],
+)
+def test_every_step_of_the_life_cycle_succeeded(demo: Demo, dag_id: str, some: set[str]) -> None:
+    runs = demo.get(f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
     assert [run["state"] for run in runs] == ["success"]
-    tasks = demo.get("/api/v2/dags/timl_lifecycle/dagRuns/~/taskInstances")["task_instances"]
+    tasks = demo.get(f"/api/v2/dags/{dag_id}/dagRuns/~/taskInstances")["task_instances"]
     assert {task["state"] for task in tasks} == {"success"}
-    assert {task["task_id"] for task in tasks} >= {"save_model", "import_model", "roll_back", "predict_flowers"}
+    assert {task["task_id"] for task in tasks} >= some
 
 
 def test_a_wrong_key_is_refused(demo: Demo) -> None:
@@ -158,7 +175,8 @@ def test_everything_listens_on_this_machine_only(demo: Demo) -> None:
 
 
 def test_secrets_are_in_no_log_database_or_command_line(demo: Demo) -> None:
-    secrets = [demo.service["access_key"], demo.result["password"], read_storage_secret(demo)]
+    keys = [service["access_key"] for service in demo.result["services"]]
+    secrets = [*keys, demo.result["password"], read_storage_secret(demo)]
     assert not [process for secret in secrets for process in list_processes(secret)]
     holding = {
         str(file.relative_to(demo.state))
@@ -169,8 +187,9 @@ def test_secrets_are_in_no_log_database_or_command_line(demo: Demo) -> None:
     assert {stat.S_IMODE((demo.state / name).stat().st_mode) for name in holding} == {0o600}
 
 
-def test_access_keys_are_in_no_xcom_and_no_rendered_field(demo: Demo) -> None:
-    runs = "/api/v2/dags/timl_lifecycle/dagRuns"
+@pytest.mark.parametrize("dag_id", ["timl_lifecycle", "timl_model_types"])
+def test_access_keys_are_in_no_xcom_and_no_rendered_field(demo: Demo, dag_id: str) -> None:
+    runs = f"/api/v2/dags/{dag_id}/dagRuns"
     tasks = demo.get(f"{runs}/~/taskInstances")["task_instances"]
     shown = [json.dumps(tasks)]
     for task in tasks:
@@ -178,8 +197,8 @@ def test_access_keys_are_in_no_xcom_and_no_rendered_field(demo: Demo) -> None:
         keys = [entry["key"] for entry in demo.get(entries)["xcom_entries"]]
         shown += [json.dumps(demo.get(f"{entries}/{key}", stringify=True)) for key in keys]
     assert len(shown) > len(tasks)
-    assert "iris" in "".join(shown)
-    assert demo.service["access_key"] not in "".join(shown)
+    assert "host" in "".join(shown)
+    assert not [service for service in demo.result["services"] if service["access_key"] in "".join(shown)]
 
 
 def read_storage_secret(demo: Demo) -> str:
