@@ -58,8 +58,8 @@ def measure(url: str, script: Path, clients: int, seconds: int, headers: Mapping
         raise LoadFailedError(problem[0] if problem else done.stderr.strip() or "wrk failed")
     figures = Figures(
         requests_per_second=float(_find(r"Requests/sec:\s+([\d.]+)", done.stdout)),
-        p50_ms=_to_ms(_find(r"50%\s+(\S+)", done.stdout)),
-        p99_ms=_to_ms(_find(r"99%\s+(\S+)", done.stdout)),
+        p50_ms=_to_ms(_find(r"^ +50%\s+(\S+)", done.stdout)),
+        p99_ms=_to_ms(_find(r"^ +99%\s+(\S+)", done.stdout)),
     )
     if not figures.requests_per_second:
         raise LoadFailedError(f"no answer in {seconds} s")
@@ -67,7 +67,7 @@ def measure(url: str, script: Path, clients: int, seconds: int, headers: Mapping
 
 
 def _find(pattern: str, text: str) -> str:
-    match = re.search(pattern, text)
+    match = re.search(pattern, text, re.MULTILINE)
     if match is None:
         sys.exit(f"wrk said something unexpected:\n{text}")
     return match[1]
