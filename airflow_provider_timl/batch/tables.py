@@ -7,6 +7,7 @@ cell is one bad row and not a bad file. An empty cell is a missing value.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ _ARROW_TYPES = {
     "real": pa.float64(),
     "integer": pa.int64(),
     "boolean": pa.bool_(),
+    **dict.fromkeys(("float16", "bfloat16"), pa.float64()),
+    **{f"int{size}": pa.int64() for size in (8, 16, 32)},
+    **{f"uint{size}": pa.int64() for size in (8, 16, 32)},
+    "uint64": pa.uint64(),
 }
 
 
@@ -135,17 +140,23 @@ class _CsvWriter:
             self._has_header = True
         predictions = zip(*outputs.values(), strict=True)
         self._writer.writerows(
-            [*chunk.source[index], *prediction] for index, prediction in zip(kept, predictions, strict=True)
+            [*chunk.source[index], *map(_to_cell, prediction)]
+            for index, prediction in zip(kept, predictions, strict=True)
         )
 
     def close(self) -> None:
         self._file.close()
 
 
+def _to_cell(value: Any) -> Any:
+    """A list is its JSON: what a cell that holds one is read as."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+
+
 class _ParquetWriter:
     def __init__(self, path: Path, outputs: Sequence[SignatureField]) -> None:
         self._path = path
-        self._types = [_ARROW_TYPES.get(field.dtype, pa.string()) for field in outputs]
+        self._types = [_build_arrow_type(field) for field in outputs]
         self._writer: Any = None
 
     def write(self, chunk: Chunk, kept: Sequence[int], outputs: dict[str, list[Any]]) -> None:
@@ -159,3 +170,11 @@ class _ParquetWriter:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _build_arrow_type(field: SignatureField) -> Any:
+    """Lists within lists, one for each dimension of the field."""
+    dtype = _ARROW_TYPES.get(field.dtype, pa.string())
+    for _ in field.shape:
+        dtype = pa.list_(dtype)
+    return dtype

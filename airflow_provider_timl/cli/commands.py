@@ -18,7 +18,7 @@ _CHANGE = (_WAIT, _TIMEOUT, *_COMMON)
 _NAME = Arg(("name",), help="the model")
 _SERVICE = Arg(("service",), help="the service")
 _VERSION = Arg(("version",), help="the version", type=int)
-_TYPE = Arg(("--type",), help="model type: pmml, tensorflow, angel, ...", required=True, dest="model_type")
+_TYPE = Arg(("--type",), help="model type: pmml, onnx, tensorflow, angel, ...", required=True, dest="model_type")
 _ALIAS = Arg(("--alias",), help="point this alias to the new version; may be repeated", action="append", default=[])
 _WANTED_VERSION = Arg(("--version",), help="version; the latest by default", type=int)
 _SPECIFICATION = (

@@ -84,7 +84,7 @@ class SaveModelOperator(_VersionMakingOperator):
     A retry with the same content answers the version that was made before.
 
     :param model_name: the model; it is created with its first version. (templated)
-    :param model_type: ``pmml``, ``tensorflow`` or ``angel``. (templated)
+    :param model_type: ``pmml``, ``onnx``, ``tensorflow`` or ``angel``. (templated)
     :param path: file or folder that this worker can read. (templated)
     :param metrics: finite numbers to show beside the version. (templated)
     :param tags: free labels. (templated)
@@ -107,7 +107,7 @@ class ImportFromCOSOperator(_VersionMakingOperator):
     :param cos_path: ``cos://bucket/key``, ``s3://bucket/key`` or the object's https address: a file, a prefix, or an
         archive (``.zip``, ``.tar.gz``). Read with the API server's ``[timl] cos_conn_id``. (templated)
     :param model_name: the model; it is created with its first version. (templated)
-    :param model_type: ``pmml``, ``tensorflow`` or ``angel``. (templated)
+    :param model_type: ``pmml``, ``onnx``, ``tensorflow`` or ``angel``. (templated)
     """
 
     template_fields = (*_VersionMakingOperator.template_fields, "cos_path")

@@ -134,5 +134,7 @@ class ModelApplication:
         }
 
     def _build_metadata(self) -> dict[str, Any]:
-        spec = {"name": self._config.model_names[0], "version": str(self._config.model_version)}
+        """TensorFlow Serving's form; it prints the signature's name, which is none here."""
+        name, version = self._config.model_names[0], str(self._config.model_version)
+        spec = {"name": name, "signature_name": "", "version": version}
         return {"model_spec": spec, "metadata": self._engine.describe_metadata()}

@@ -77,7 +77,12 @@ class Engine(Protocol[Request]):
 
 
 class RpcEngine(Engine[Request], Protocol):
-    """An engine that also takes TensorFlow Serving's gRPC messages."""
+    """An engine that also takes TensorFlow Serving's gRPC messages.
+
+    ``model_version`` is what responses say of the version; the server sets it before the first request.
+    """
+
+    model_version: int | None
 
     def parse_rpc(self, method: str, message: bytes) -> Request:
         """Check a serialized request of ``PredictionService`` completely; ``run`` gives the serialized response.

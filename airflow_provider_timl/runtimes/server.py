@@ -14,13 +14,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
 from airflow_provider_timl.exceptions import TimlError
 from airflow_provider_timl.runtimes.application import ModelApplication
-from airflow_provider_timl.runtimes.contract import Engine, find_model_root, get_runtime
+from airflow_provider_timl.runtimes.contract import Engine, RpcEngine, find_model_root, get_runtime
 from airflow_provider_timl.runtimes.http import HttpConnection
 from airflow_provider_timl.runtimes.server_config import ServerConfig
 
@@ -43,6 +43,8 @@ def main() -> int:
         program = get_runtime(config.runtime)
         folder = find_model_root(Path(config.model_path))
         engine = program.load(folder, config.resources, program.parse_options(config.options))
+        if program.has_rpc:
+            cast(RpcEngine[Any], engine).model_version = config.model_version
     except TimlError as exc:
         print(f"cannot load the model: {exc}", file=sys.stderr)
         return _EXIT_NOT_LOADED

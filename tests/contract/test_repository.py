@@ -267,7 +267,7 @@ def test_type_of_a_model_never_changes(saving: Saving) -> None:
     with pytest.raises(InvalidInputError, match="tensorflow"):
         repository.begin_upload(model_name="flowers", model_type="angel", actor=ACTOR)
     with pytest.raises(InvalidInputError, match="unknown model type"):
-        repository.begin_upload(model_name="flowers", model_type="onnx", actor=ACTOR)
+        repository.begin_upload(model_name="flowers", model_type="pickle", actor=ACTOR)
 
 
 def test_type_is_checked_again_when_two_first_saves_meet(saving: Saving) -> None:

@@ -232,6 +232,6 @@ def test_key_that_would_leave_the_folder_is_refused_before_it_is_downloaded(cos:
 
 def test_type_is_checked_before_anything_is_downloaded(cos: Cos) -> None:
     with pytest.raises(InvalidInputError, match="unknown model type"):
-        cos.load(f"cos://{cos.bucket}/absent", "onnx")
+        cos.load(f"cos://{cos.bucket}/absent", "pickle")
     with pytest.raises(InvalidInputError, match="not a COS path"):
         cos.load("/etc/passwd", "pmml")
