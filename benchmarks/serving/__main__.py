@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,21 +26,22 @@ OUR_VERSIONS = ("airflow-provider-timl", "pypmml", "jpype1", "numpy", "tensorflo
 def main() -> None:
     arguments = parse_arguments()
     require_wrk()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the server is stopped that is running
     pythons, excuses, versions = prepare_contenders(arguments.against, arguments.environments)
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary), {**pythons, "ours": Path(sys.executable)}, arguments.seconds)
         cases = make_cases(arguments.types, bench.folder, excuses)
         results = list_results(cases, [each for each in CONTENDERS if each.name in pythons], arguments.types)
         rates: dict[str, dict[str, list[float]]] = {case.name: {} for case in cases}
-        started = time.monotonic()
         answers: dict[str, list[list[float]]] = {}
-        for number in range(arguments.rounds):
+        rounds = 0
+        for number in list_rounds(arguments.rounds, arguments.minutes * 60):
             bench.run_round(number, results, answers)
             for case in cases:
                 for name, rate in bench.measure_engine(case).items():
                     rates[case.name].setdefault(name, []).append(rate)
-        print(f"measured in {time.monotonic() - started:.0f} s", flush=True)
-        text = render(Run(results, rates, excuses, versions, arguments.rounds, arguments.seconds))
+            rounds = number + 1
+        text = render(Run(results, rates, excuses, versions, rounds, arguments.seconds))
     text = text.replace(str(Path.home()), "~").replace(temporary, "…")
     print(f"\n{text}")
     if arguments.write:
@@ -53,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     names = [contender.name for contender in CONTENDERS]
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of each cell")
+    parser.add_argument("--minutes", type=float, default=25, help="no further round is begun that would not fit")
     parser.add_argument("--types", type=split, default=["pmml", "tensorflow", "angel"], help=f"of {', '.join(MAKERS)}")
     parser.add_argument("--against", type=split, default=names, help=f"of {', '.join(names)}")
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "timl-benchmarks")
@@ -63,6 +67,17 @@ def parse_arguments() -> argparse.Namespace:
         if unknown:
             parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     return arguments
+
+
+def list_rounds(count: int, seconds: float) -> Iterator[int]:
+    """Numbers of rounds, until there were enough or another would not fit into the time."""
+    started = time.monotonic()
+    for number in range(count):
+        spent = time.monotonic() - started
+        if number and spent + spent / number > seconds:
+            print(f"no time for round {number + 1}: {number} round(s) took {spent:.0f} s", flush=True)
+            return
+        yield number
 
 
 def prepare_contenders(names: list[str], folder: Path) -> tuple[dict[str, Path], dict[str, str], dict[str, str]]:

@@ -40,6 +40,7 @@ def build_start(contender: Contender, variant: str, case: Case, python: Path, fo
         "CUDA_VISIBLE_DEVICES": "-1",
         # None of them has anything to tell anybody about this run.
         "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(folder),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",  # or it leaves a token in the user's home
