@@ -58,7 +58,7 @@ def _render_head(run: Run) -> str:
         f"Machine: {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}. Versions: {versions}.\n\n"
         "- PMML elsewhere is pypmml's `Model.predict` over Py4J with all rows as one JSON text, its quickest form. "
-        "`py4j json` and `py4j dict` are no other servers: they are ours with pypmml's Py4J in it, in this form and in "
+        "`py4j-json` and `py4j-dict` are no other servers: they are ours with pypmml's Py4J in it, in this form and in "
         "the one that its documentation shows first.\n"
         "- TensorFlow elsewhere is the signature of `tf.saved_model.load`; at MLflow its own flavour.\n"
         "- `*`: with the framework's batching of concurrent requests, where that was the faster way. RSS counts memory "

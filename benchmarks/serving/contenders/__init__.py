@@ -72,8 +72,8 @@ OURS = Contender("ours", None, "/v1/models/m:predict", ("pmml", "trees", "tensor
 CONTENDERS = [
     # Not another framework: our own server over pypmml's Py4J, in the form that its documentation shows first, and in
     # its quickest.
-    Contender("py4j dict", None, "/v1/models/m:predict", ("pmml", "trees"), options={"form": "dict"}),
-    Contender("py4j json", None, "/v1/models/m:predict", ("pmml", "trees"), options={"form": "json"}),
+    Contender("py4j-dict", None, "/v1/models/m:predict", ("pmml", "trees"), options={"form": "dict"}),
+    Contender("py4j-json", None, "/v1/models/m:predict", ("pmml", "trees"), options={"form": "json"}),
     Contender(
         "mlserver",
         "mlserver",
