@@ -16,6 +16,7 @@ from benchmarks.load import require_wrk
 from benchmarks.serving.contenders import CONTENDERS, MODEL_PACKAGES, OURS, Contender
 from benchmarks.serving.environments import ROOT, NotInstalledError, ensure_environment, read_version
 from benchmarks.serving.models import MAKERS, Case, NoModelError
+from benchmarks.serving.processes import ContenderFailedError
 from benchmarks.serving.report import Run, render
 from benchmarks.serving.rounds import Bench, Result
 
@@ -37,9 +38,7 @@ def main() -> None:
         rounds = 0
         for number in list_rounds(arguments.rounds, arguments.minutes * 60):
             bench.run_round(number, results, answers)
-            for case in cases:
-                for name, rate in bench.measure_engine(case).items():
-                    rates[case.name].setdefault(name, []).append(rate)
+            measure_engines(bench, cases, rates, excuses)
             rounds = number + 1
         text = render(Run(results, rates, excuses, versions, rounds, arguments.seconds))
     text = text.replace(str(Path.home()), "~").replace(temporary, "…")
@@ -127,6 +126,17 @@ def list_results(cases: list[Case], contenders: list[Contender], types: list[str
         if case.name in contender.types and (contender is OURS or case.name in types)
         for variant in contender.variants
     ]
+
+
+def measure_engines(
+    bench: Bench, cases: list[Case], rates: dict[str, dict[str, list[float]]], excuses: dict[str, str]
+) -> None:
+    for case in cases:
+        try:
+            for name, rate in bench.measure_engine(case).items():
+                rates[case.name].setdefault(name, []).append(rate)
+        except ContenderFailedError as exc:
+            excuses[f"engine of {case.name}"] = str(exc)
 
 
 def find_version(package: str) -> str | None:

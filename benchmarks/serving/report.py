@@ -114,9 +114,9 @@ def _check_shares(run: Run, cases: Sequence[Case]) -> Iterable[list[str]]:
 def find_share(run: Run, case: Case, cell: Cell) -> float | None:
     """Of the engine's own rate that is left over HTTP; a median of rounds."""
     ours = find_best(run, case, OURS.name, cell)
-    if ours is None or case.name not in run.rates:
+    own = run.rates[case.name].get("parse_and_run", [])
+    if ours is None or len(own) < run.rounds:
         return None
-    own = run.rates[case.name]["parse_and_run"]
     return statistics.median(
         figures.requests_per_second * cell[0] / own[number] for number, figures in ours.figures[cell].items()
     )

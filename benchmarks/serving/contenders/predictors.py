@@ -55,7 +55,7 @@ def load_pmml(folder: str) -> Callable[[list[dict[str, float]]], list[dict[str, 
 
 def load_tensorflow(folder: str) -> Callable[[Any], list[list[float]]]:
     call = load_signature(folder)
-    return lambda rows: call(rows).tolist()  # type: ignore[no-any-return]
+    return lambda rows: call(rows).tolist()
 
 
 def load_signature(folder: str) -> Callable[[Any], Any]:
@@ -68,7 +68,7 @@ def load_signature(folder: str) -> Callable[[Any], Any]:
     def call(rows: Any) -> Any:
         return signature(x=tf.constant(rows, tf.float32))["y"].numpy()
 
-    call.model = model  # type: ignore[attr-defined]  # a signature does not keep its model's variables alive
+    call.model = model  # a signature does not keep its model's variables alive
     return call
 
 

@@ -30,13 +30,13 @@ if job.kind == "pmml":
 else:
 
     @bentoml.service(workers=1, traffic={"timeout": 120})
-    class Contender:  # type: ignore[no-redef]
+    class Contender:
         def __init__(self) -> None:
             self.rows = load_signature(job.model)
 
         @bentoml.api(**batching)
         def predict(self, instances: Matrix) -> np.ndarray:
-            return self.rows(instances)  # type: ignore[no-any-return]
+            return self.rows(instances)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from predictors import load, read_job
 job = read_job()
 
 
-class Contender(kserve.Model):  # type: ignore[misc]
+class Contender(kserve.Model):
     def __init__(self) -> None:
         super().__init__("m")
         self.rows = load(job)

@@ -10,11 +10,11 @@ from predictors import join, load, read_job, split
 job = read_job()
 
 
-class Contender(litserve.LitAPI):  # type: ignore[misc]
+class Contender(litserve.LitAPI):
     def setup(self, _device: str) -> None:
         self.rows = load(job)
 
-    def decode_request(self, request):  # type: ignore[no-untyped-def]  # by its annotation LitServe would read a query
+    def decode_request(self, request):  # by its annotation LitServe would read a query
         return request["instances"]
 
     def batch(self, inputs: list[list[Any]]) -> list[list[Any]]:

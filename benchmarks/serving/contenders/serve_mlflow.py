@@ -18,7 +18,7 @@ job = read_job()
 saved = Path(job.folder) / "model"
 
 
-class PmmlModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class PmmlModel(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         from pypmml import Model
 
@@ -33,12 +33,12 @@ def save_tensorflow() -> None:
     import numpy as np
     import tensorflow as tf
 
-    class Wrapper(tf.Module):  # type: ignore[misc]
+    class Wrapper(tf.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = load_signature(job.model).model  # type: ignore[attr-defined]
+            self.inner = load_signature(job.model).model
 
-        @tf.function(input_signature=[tf.TensorSpec([None, 64], tf.float32)])  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[tf.TensorSpec([None, 64], tf.float32)])
         def __call__(self, x: Any) -> Any:
             return self.inner.signatures["serving_default"](x=x)["y"]
 

@@ -18,7 +18,7 @@ from predictors import load, load_signature, read_job
 job = read_job()
 
 
-class Contender(MLModel):  # type: ignore[misc]
+class Contender(MLModel):
     async def load(self) -> bool:
         self.rows = load(job) if job.kind == "pmml" else load_signature(job.model)
         return True

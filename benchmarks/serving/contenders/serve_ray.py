@@ -22,7 +22,7 @@ class Contender:
         rows = (await request.json())["instances"]
         return {"predictions": await self.predict_batch(rows) if job.batching else self.rows(rows)}
 
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.001)  # type: ignore[untyped-decorator]
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.001)
     async def predict_batch(self, requests: list[list[Any]]) -> list[list[Any]]:
         return split(self.rows(join(requests)), requests)
 
