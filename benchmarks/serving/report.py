@@ -210,7 +210,9 @@ def _render_rates(run: Run, cases: Sequence[Case]) -> str:
 
 def _render_failures(run: Run) -> str:
     lines = [[name, reason] for name, reason in run.excuses.items()]
-    lines += [[f"{each.title}, {each.case.name}", reason] for each in run.results for reason in each.failures]
+    lines += [
+        [f"{each.title}, {each.case.name}", reason] for each in run.results for reason in dict.fromkeys(each.failures)
+    ]
     escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
     return "## Not measured\n\n" + _render_table(["what", "why"], escaped) if lines else ""
 

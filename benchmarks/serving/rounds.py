@@ -28,6 +28,7 @@ _TOLERANCE, _SMALL = 1e-4, 1e-7
 _WARM_UP_SECONDS = 1
 #: The longest that a cell may take: 32 clients of a slow server wait 32 times as long as one.
 _LONGEST_SECONDS = 20
+_FEWEST_ANSWERS = 3
 
 
 @dataclass
@@ -94,32 +95,36 @@ class Bench:
             result.cold_start_seconds[number] = server.wait_until_right(
                 contender.path, bodies[1], lambda answer: is_right(result, answer, 1, answers)
             )
-            self._check_many(server, result, bodies[ROW_COUNTS[-1]], answers)
+            many_ms = self._check_many(server, result, bodies[ROW_COUNTS[-1]], answers)
             scripts = {
                 count: load.write_script(folder / f"{count}.lua", body, contender.headers)
                 for count, body in bodies.items()
             }
-            for figures, cell in self._load(server, contender.path, scripts, number, result):
+            for figures, cell in self._load(server, scripts, many_ms, result):
                 result.figures[cell][number] = figures
             result.rss_mb[number] = server.measure_rss_mb()
 
-    def _check_many(self, server: Server, result: Result, body: bytes, answers: dict[str, list[list[float]]]) -> None:
+    def _check_many(self, server: Server, result: Result, body: bytes, answers: dict[str, list[list[float]]]) -> float:
+        """How long the answer took, in milliseconds."""
+        started = time.perf_counter()
         status, answer = server.post(result.contender.path, body)
         if status != 200:
             raise ContenderFailedError(f"it answers {status} to {ROW_COUNTS[-1]} rows: {answer[:200]!r}")
+        taken_ms = (time.perf_counter() - started) * 1000
         content = json.loads(answer)
         if result.contender is OURS:
             answers.setdefault(result.case.name, read_numbers(result, content))
         if not is_right(result, content, ROW_COUNTS[-1], answers):
             raise ContenderFailedError(f"it answers {ROW_COUNTS[-1]} rows otherwise than ours: {answer[:200]!r}")
+        return taken_ms
 
     def _load(
-        self, server: Server, path: str, scripts: dict[int, Path], number: int, result: Result
+        self, server: Server, scripts: dict[int, Path], many_ms: float, result: Result
     ) -> Iterator[tuple[load.Figures, Cell]]:
-        url = f"http://127.0.0.1:{server.port}{path}"
-        alone_ms: dict[int, float] = {}
+        url = f"http://127.0.0.1:{server.port}{result.contender.path}"
+        alone_ms = {ROW_COUNTS[-1]: many_ms}
         for count, clients in CELLS:
-            longest = math.ceil(1.3 * clients * alone_ms.get(count, 0) / 1000)
+            longest = math.ceil(1.3 * max(clients, _FEWEST_ANSWERS) * alone_ms.get(count, 0) / 1000)
             seconds = min(max(self.seconds, longest), _LONGEST_SECONDS)
             try:
                 if clients == CLIENTS[0]:
@@ -128,7 +133,7 @@ class Bench:
             except load.LoadFailedError as exc:
                 result.failures.append(f"{count} row(s), {clients} client(s): {exc}")
                 continue
-            alone_ms.setdefault(count, figures.p50_ms)
+            alone_ms[count] = figures.p50_ms
             yield figures, (count, clients)
 
     @staticmethod
@@ -149,8 +154,8 @@ def read_numbers(result: Result, answer: Any) -> list[list[float]]:
 
 
 def is_pointless(result: Result, results: Sequence[Result], number: int) -> bool:
-    """It failed before, or another variant of it was faster in every cell of the first round."""
-    if result.failures:
+    """It could not be measured before, or another variant of it was faster in every cell of the first round."""
+    if result.failures and not any(result.figures.values()):
         return True
     others = [
         other
