@@ -90,6 +90,7 @@ class ModelApplication:
 
         rows = 0
         try:
+            self.queue.check_room()
             parsed = self._engine.parse(verb, request.body)
             rows = self._engine.count_rows(parsed)
             self._jobs[connection] = self.queue.submit(parsed, deliver)

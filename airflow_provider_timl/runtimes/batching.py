@@ -65,10 +65,17 @@ class EngineQueue:
         """Requests waiting or running."""
         return len(self._jobs)
 
-    def submit(self, request: Any, deliver: Deliver) -> Job:
-        """:raises QueueFullError: as many requests as may wait do."""
+    def check_room(self) -> None:
+        """Ask before a request is parsed: one that will be refused should cost nothing.
+
+        :raises QueueFullError: as many requests as may wait do.
+        """
         if len(self._jobs) >= self._size:
             raise QueueFullError(f"{self._size} requests are waiting already; try again shortly")
+
+    def submit(self, request: Any, deliver: Deliver) -> Job:
+        """:raises QueueFullError: as many requests as may wait do."""
+        self.check_room()
         rows = self._engine.count_rows(request)
         job = Job(request, rows, deliver, time.monotonic() + self._timeout_seconds)
         self._jobs[job] = None

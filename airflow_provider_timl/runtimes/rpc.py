@@ -83,6 +83,7 @@ class RpcServer:
             if problem is not None:
                 self._application.metrics.count(404, 0, time.perf_counter() - started)
                 await context.abort(grpc.StatusCode.NOT_FOUND, problem)
+            self._application.queue.check_room()
             request = self._engine.parse_rpc(method, message)
             rows = self._engine.count_rows(request)
             answer = await self._run(request)
