@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from airflow_provider_timl.backends.local.process import ManagedProcess
 from airflow_provider_timl.entities import Resources
 from airflow_provider_timl.exceptions import ExternalSystemError, InvalidInputError, InvalidModelError, TimlError
 from airflow_provider_timl.runtimes.contract import get_runtime, get_runtime_for
@@ -37,16 +37,6 @@ NAME = "tensorflow_model_server"
 ROW = [1.0, 2.0, 3.0, 4.0]
 EXAMPLES = [{"x": [1.0, 2.0], "tag": "a"}, {"x": [0.5, 0.0], "tag": {"b64": "Yg=="}}]
 Engines = tuple[TensorflowEngine, TensorflowEngine]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tensorflow")
-    done = subprocess.run(
-        [sys.executable, TESTS / "tensorflow_models.py", folder], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +66,13 @@ def open_both(model: Path) -> Iterator[Engines]:
 
 
 @pytest.fixture(scope="module")
-def linear(models: Path, program: None) -> Iterator[Engines]:
-    yield from open_both(models / "linear")
+def linear(tensorflow_models: Path, program: None) -> Iterator[Engines]:
+    yield from open_both(tensorflow_models / "linear")
 
 
 @pytest.fixture(scope="module")
-def examples(models: Path, program: None) -> Iterator[Engines]:
-    yield from open_both(models / "warm")
+def examples(tensorflow_models: Path, program: None) -> Iterator[Engines]:
+    yield from open_both(tensorflow_models / "warm")
 
 
 def answer(engine: TensorflowEngine, verb: str, *bodies: Any) -> list[Any]:
@@ -181,8 +171,8 @@ def test_metadata_example_and_rows_are_the_same(linear: Engines) -> None:
     assert isinstance(bad, InvalidInputError)
 
 
-def test_strings_and_bytes_go_through(models: Path, program: None) -> None:
-    for ours, theirs in open_both(models / "bytes"):
+def test_strings_and_bytes_go_through(tensorflow_models: Path, program: None) -> None:
+    for ours, theirs in open_both(tensorflow_models / "bytes"):
         body = {"instances": [{"s": "é", "raw": {"b64": "AP8="}}]}
         assert answer(theirs, "predict", body) == answer(ours, "predict", body)
 
@@ -190,9 +180,10 @@ def test_strings_and_bytes_go_through(models: Path, program: None) -> None:
 # the program's life
 
 
-@pytest.fixture
-def server(models: Path, program: None, tmp_path: Path) -> Iterator[Server]:
-    server = start_server(tmp_path, runtime=NAME, model_path=str(models / "linear"), memory_mb=1024)
+@pytest.fixture(scope="module")
+def server(tensorflow_models: Path, program: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    server = start_server(folder, runtime=NAME, model_path=str(tensorflow_models / "linear"), memory_mb=1024)
     yield server
     server.process.kill()
     server.process.wait()
@@ -204,26 +195,37 @@ def find_child(server: Server) -> psutil.Process:
     return next(child for child in children if any(word.endswith(NAME) for word in child.cmdline()))
 
 
-def test_program_listens_at_no_port_and_ends_with_a_server_that_is_killed(server: Server) -> None:
+def test_program_listens_at_no_port(server: Server) -> None:
     assert server.predict({"instances": [ROW]}) == (200, {"predictions": [[71.0, 81.0, 91.0]]})
     child = find_child(server)
     assert [found for found in child.net_connections() if found.status == psutil.CONN_LISTEN] == []
+
+
+def test_memory_of_the_program_counts_for_the_instance(server: Server) -> None:
+    process, child = psutil.Process(server.process.pid), find_child(server)
+    both_mb = (process.memory_info().rss + child.memory_info().rss) / 2**20
+    assert ManagedProcess(process).get_memory_mb() == pytest.approx(both_mb, rel=0.1)
+
+
+def test_program_ends_with_a_server_that_is_killed(server: Server) -> None:
+    child = find_child(server)
     server.process.kill()
+    server.process.wait(10)
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, timeout_seconds=10)
 
 
 def test_server_ends_with_the_reason_when_its_program_does(
-    models: Path, program: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tensorflow_models: Path, program: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server = start_server(tmp_path, runtime=NAME, model_path=str(models / "linear"), memory_mb=1024)
+    server = start_server(tmp_path, runtime=NAME, model_path=str(tensorflow_models / "linear"), memory_mb=1024)
     os.kill(find_child(server).pid, signal.SIGSEGV)
     assert server.process.wait(10) == 4
     Path(server.socket_path).unlink(missing_ok=True)
     assert "tensorflow_model_server was killed by SIGSEGV" in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_server_that_is_stopped_stops_its_program(models: Path, program: None, tmp_path: Path) -> None:
-    server = start_server(tmp_path, runtime=NAME, model_path=str(models / "linear"), memory_mb=1024)
+def test_server_that_is_stopped_stops_its_program(tensorflow_models: Path, program: None, tmp_path: Path) -> None:
+    server = start_server(tmp_path, runtime=NAME, model_path=str(tensorflow_models / "linear"), memory_mb=1024)
     child = find_child(server)
     stop_server(server)
     assert not child.is_running()
@@ -234,19 +236,19 @@ def write_program(folder: Path, script: str) -> None:
     (folder / NAME).chmod(0o755)
 
 
-def test_program_that_ends_at_once_is_told_by_its_last_line(models: Path, without_program: Path) -> None:
+def test_program_that_ends_at_once_is_told_by_its_last_line(tensorflow_models: Path, without_program: Path) -> None:
     write_program(without_program, "echo one; echo 'bad flag' >&2; exit 7")
     with pytest.raises(InvalidModelError, match="exited with status 7: bad flag"):
-        load_model_server(models / "linear", RESOURCES, TensorflowOptions())
+        load_model_server(tensorflow_models / "linear", RESOURCES, TensorflowOptions())
 
 
 def test_program_that_never_listens_is_given_up(
-    models: Path, without_program: Path, monkeypatch: pytest.MonkeyPatch
+    tensorflow_models: Path, without_program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_program(without_program, "echo loading; exec /bin/sleep 60")
     monkeypatch.setattr(model_server_process, "START_SECONDS", 0.5)
     with pytest.raises(ExternalSystemError, match=r"did not load the model within 0\.5 s"):
-        load_model_server(models / "linear", RESOURCES, TensorflowOptions())
+        load_model_server(tensorflow_models / "linear", RESOURCES, TensorflowOptions())
 
 
 # which runtime is taken
@@ -259,10 +261,10 @@ def test_program_on_the_path_takes_the_place_of_our_own(program: None) -> None:
     assert get_runtime_for("tensorflow").name == "tensorflow"
 
 
-def test_without_the_program_our_own_is_taken(without_program: Path, models: Path) -> None:
+def test_without_the_program_our_own_is_taken(without_program: Path, tensorflow_models: Path) -> None:
     assert get_runtime(NAME).find_missing() == NAME
     assert _choose_runtime("tensorflow", None).name == "tensorflow"
     with pytest.raises(InvalidInputError, match="needs the program 'tensorflow_model_server' on the PATH"):
         _choose_runtime("tensorflow", NAME)
     with pytest.raises(ExternalSystemError, match="not on the PATH"):
-        load_model_server(models / "linear", RESOURCES, TensorflowOptions())
+        load_model_server(tensorflow_models / "linear", RESOURCES, TensorflowOptions())

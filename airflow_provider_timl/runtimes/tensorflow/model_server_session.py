@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -27,6 +27,8 @@ from airflow_provider_timl.runtimes.tensors.spec import Array
 _PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
 #: Callers were told long before that it takes too long; a run without an end must not hold the engine for ever.
 _RUN_SECONDS = 600.0
+#: Callers choose outputs as they like.
+_MOST_PLANS = 64
 _REFUSED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
 _FAILED: dict[grpc.StatusCode, type[TimlError]] = {
     grpc.StatusCode.UNAVAILABLE: NotReadyError,
@@ -47,7 +49,8 @@ class ModelServerSession:
 
     def __init__(self, process: ModelServerProcess, signatures: Mapping[str, GraphSignature]) -> None:
         self._process = process
-        self._plan = cache(lambda feeds, fetches: plan_parts(tuple(signatures.values()), feeds, fetches))
+        known = tuple(signatures.values())
+        self._plan = lru_cache(_MOST_PLANS)(lambda feeds, fetches: plan_parts(known, feeds, fetches))
         self._predict = process.channel.unary_unary(_PREDICT_METHOD)
 
     def run(self, feeds: tuple[str, ...], fetches: tuple[str, ...], arrays: Sequence[Array]) -> list[Array]:
