@@ -53,5 +53,5 @@ RUNTIME = RuntimeProgram(
     load=load_model_server,
     options=TensorflowOptions,
     has_rpc=True,
-    memory_mb=1024,
+    memory_mb=1536,  # two processes with TensorFlow, at 400 MB each before the model
 )
