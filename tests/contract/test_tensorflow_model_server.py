@@ -14,17 +14,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 
 from airflow_provider_timl.backends.local.process import ManagedProcess
 from airflow_provider_timl.entities import Resources
-from airflow_provider_timl.exceptions import ExternalSystemError, InvalidInputError, InvalidModelError, TimlError
+from airflow_provider_timl.exceptions import (
+    ExternalSystemError,
+    InvalidInputError,
+    InvalidModelError,
+    NotReadyError,
+    TimeoutExpiredError,
+    TimlError,
+)
 from airflow_provider_timl.runtimes.contract import get_runtime, get_runtime_for
 from airflow_provider_timl.runtimes.tensorflow import library, model_server_process
 from airflow_provider_timl.runtimes.tensorflow.engine import TensorflowEngine, load_engine
 from airflow_provider_timl.runtimes.tensorflow.model_server import load_model_server
+from airflow_provider_timl.runtimes.tensorflow.model_server_session import build_error
 from airflow_provider_timl.runtimes.tensorflow.runtime import TensorflowOptions
 from airflow_provider_timl.runtimes.tensorflow.tensor_protos import build_tensor
 from airflow_provider_timl.services.registry import _choose_runtime
@@ -169,6 +178,23 @@ def test_metadata_example_and_rows_are_the_same(linear: Engines) -> None:
     good, bad, text = theirs.score(["id", "x"], rows)
     assert good == text == ours.score(["id", "x"], rows)[0]
     assert isinstance(bad, InvalidInputError)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInputError),
+        (grpc.StatusCode.OUT_OF_RANGE, InvalidInputError),
+        (grpc.StatusCode.UNAVAILABLE, NotReadyError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, TimeoutExpiredError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, TimlError),
+        (grpc.StatusCode.INTERNAL, TimlError),
+    ],
+)
+def test_failure_of_the_program_is_the_error_of_our_session(code: grpc.StatusCode, kind: type[TimlError]) -> None:
+    error = build_error(code, "the reason\n\tat a node")
+    assert type(error) is kind
+    assert error.message.endswith("the reason at a node")
 
 
 def test_strings_and_bytes_go_through(tensorflow_models: Path, program: None) -> None:

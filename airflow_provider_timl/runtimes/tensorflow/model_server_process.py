@@ -147,6 +147,7 @@ class ModelServerProcess:
 
     def _end_with_it(self) -> None:
         print(self._describe_end(), file=sys.stderr)
+        shutil.rmtree(self._folder, ignore_errors=True)
         end_process(_EXIT_CHILD_ENDED)
 
     def _describe_end(self) -> str:
