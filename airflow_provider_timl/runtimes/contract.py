@@ -8,6 +8,7 @@ drain; the engine owns what a request and an answer look like for its model type
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -125,11 +126,14 @@ class RuntimeProgram:
     """How one model type is recognised, inspected and loaded.
 
     :param requires: modules that must be importable; without them the runtime is known but not installed.
-    :param extra: the extra of this package that installs them.
+    :param programs: that must be found on the PATH, likewise.
+    :param extra: the extra of this package that installs the modules.
     :param inspect: parse the artifact at a folder completely and try its example, within resources; runs in the limited
         process.
     :param load: make the engine for the artifact at a folder, within resources, with a value of ``options``.
     :param has_rpc: whether its engines are ``RpcEngine``.
+    :param stands_for: the runtime of the same type whose place it takes where both are installed and nobody names one;
+        that one inspects the models.
     :param memory_mb: what an instance gets when nobody says.
     """
 
@@ -141,11 +145,23 @@ class RuntimeProgram:
     load: Callable[[Path, Resources, Any], Engine[Any]]
     options: type[RuntimeOptions] = RuntimeOptions
     has_rpc: bool = False
+    programs: tuple[str, ...] = ()
+    stands_for: str | None = None
     memory_mb: int = Resources().memory_mb
 
     def find_missing(self) -> str | None:
-        """The first required module that is not installed, without importing any."""
-        return next((module for module in self.requires if find_spec(module) is None), None)
+        """The first required program or module that is not installed, without importing any."""
+        absent = (program for program in self.programs if shutil.which(program) is None)
+        return next(absent, None) or next((module for module in self.requires if find_spec(module) is None), None)
+
+    def describe_need(self, missing: str) -> str:
+        """What is needed, and what to do for it.
+
+        :param missing: what ``find_missing`` found.
+        """
+        if missing in self.programs:
+            return f"the program {missing!r} on the PATH; install it"
+        return f"the module {missing!r}; install `airflow-provider-timl[{self.extra}]`"
 
     def parse_options(self, given: Mapping[str, Any]) -> RuntimeOptions:
         """:raises InvalidInputError: an option is unknown or has a wrong value; the field is ``options.<name>``."""
@@ -196,12 +212,13 @@ def _build_absent(name: str, missing: str) -> RuntimeProgram:
 
 
 def get_runtime_for(model_type: str) -> RuntimeProgram:
-    """The runtime that inspects models of a type: the first by name.
+    """The runtime that inspects models of a type: the first by name of those that stand for no other.
 
     :raises InvalidInputError: there is no such model type.
     """
     programs = list_runtimes()
-    fitting = next((program for program in programs if program.model_type == model_type), None)
+    inspecting = (program for program in programs if program.stands_for is None)
+    fitting = next((program for program in inspecting if program.model_type == model_type), None)
     if fitting is None:
         known = ", ".join(sorted({program.model_type for program in programs}))
         raise InvalidInputError(f"unknown model type {model_type!r}; there are {known}", "model_type")

@@ -330,7 +330,7 @@ def _build_version_spec(
 
 
 def _choose_runtime(model_type: str, name: str | None) -> RuntimeProgram:
-    """The runtime asked for, or the installed one of the type."""
+    """The runtime asked for, or the installed one of the type, one that stands for another first."""
     programs = list_runtimes()
     fitting = [program for program in programs if program.model_type == model_type and name in (None, program.name)]
     if not fitting:
@@ -339,13 +339,11 @@ def _choose_runtime(model_type: str, name: str | None) -> RuntimeProgram:
         raise InvalidInputError(
             f"{asked} for model type {model_type!r} does not exist here; there are: {known}", "runtime"
         )
+    fitting.sort(key=lambda program: program.stands_for is None)
     missing = {program: program.find_missing() for program in fitting}
-    installed = next((program for program, module in missing.items() if module is None), None)
+    installed = next((program for program, absent in missing.items() if absent is None), None)
     if installed is None:
-        program, module = next(iter(missing.items()))
-        raise InvalidInputError(
-            f"runtime {program.name!r} needs the module {module!r}; "
-            f"install `airflow-provider-timl[{program.extra}]` where the controller runs",
-            "runtime",
-        )
+        program, absent = list(missing.items())[-1]
+        need = program.describe_need(absent or "")
+        raise InvalidInputError(f"runtime {program.name!r} needs {need} where the controller runs", "runtime")
     return installed

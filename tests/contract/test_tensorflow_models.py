@@ -32,7 +32,6 @@ from airflow_provider_timl.settings import Settings
 from tests.servers.model_server import Server, start_server, stop_server
 
 RESOURCES = Resources(memory_mb=1024)
-PROGRAM = Path(__file__).parents[1] / "tensorflow_models.py"
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 DTYPES = [*INTEGERS, "float16", "float32", "float64", "bool", "complex64", "complex128"]
 ROW = [1.0, 2.0, 3.0, 4.0]
@@ -44,11 +43,8 @@ ENGINES: dict[Path, TensorflowEngine] = {}
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("tensorflow")
-    done = subprocess.run([sys.executable, PROGRAM, folder], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    yield folder
+def models(tensorflow_models: Path) -> Iterator[Path]:
+    yield tensorflow_models
     for engine in ENGINES.values():
         engine.close()
     ENGINES.clear()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from tests.tensorflow_messages import (
     types_pb2,
 )
 
-MODELS_PROGRAM = Path(__file__).parents[1] / "tensorflow_models.py"
 START_SECONDS = 60.0
 METADATA = (("authorization", KEY.secret),)
 ROWS = [[0, 1], [2, 3], [100, 7]]
@@ -40,13 +37,11 @@ ARRAYS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMachine]:
+def machine(tmp_path_factory: pytest.TempPathFactory, tensorflow_models: Path) -> Iterator[LocalMachine]:
     """Version 1 of the service ``iris`` has a signature for each type, which gives back what it gets."""
     root = tmp_path_factory.mktemp("grpc")
-    models = root / "models"
-    subprocess.run([sys.executable, str(MODELS_PROGRAM), str(models)], check=True, capture_output=True)
     with pytest.MonkeyPatch.context() as monkeypatch, run_machine(root, monkeypatch) as machine:
-        shutil.copytree(models / "dtypes", machine.artifacts / "iris")
+        shutil.copytree(tensorflow_models / "dtypes", machine.artifacts / "iris")
         name = machine.ensure("iris", runtime="tensorflow", memory_mb=2048)
         address = machine.wait_for(name, InstanceState.READY, START_SECONDS).address
         machine.publish(build_route("iris", {1: (ALL, (address,))}))

@@ -42,11 +42,15 @@ class ManagedProcess:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
     def get_memory_mb(self) -> float:
-        """Resident memory; 0 when it is gone."""
+        """Resident memory, with that of programs it started; 0 when it is gone."""
+        return sum(_get_resident_bytes(each) for each in (self.pid, *self._list_children())) / 2**20
+
+    def _list_children(self) -> list[int]:
+        """Started by its main thread, by the kernel's list of them: to look at all processes takes milliseconds."""
         try:
-            return float(self._process.memory_info().rss) / 2**20
-        except psutil.NoSuchProcess:
-            return 0.0
+            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        except OSError:  # it is gone, or the kernel keeps no such list
+            return []
 
     def get_cpus(self) -> list[int]:
         """The CPUs that it may run on; none when it is gone."""
@@ -77,6 +81,13 @@ class ManagedProcess:
         except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
             return False
         return True
+
+
+def _get_resident_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 class _Child(subprocess.Popen[bytes]):

@@ -9,13 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from airflow_provider_timl.exceptions import TimlError
-from airflow_provider_timl.runtimes.tensorflow.session import GraphSession
+from airflow_provider_timl.runtimes.tensorflow.session import ModelSession
 from airflow_provider_timl.runtimes.tensors.spec import Array
+
+#: Waits for calls that have begun, and answers them, same order.
+Finish = Callable[[], list[bytes | TimlError]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ class Call:
 
 
 def run_calls(
-    session: GraphSession, calls: Sequence[Call], most_rows: int, sizes: Sequence[int]
+    session: ModelSession, calls: Sequence[Call], most_rows: int, sizes: Sequence[int]
 ) -> list[bytes | TimlError]:
     """Answer each call, same order.
 
@@ -54,19 +57,29 @@ def run_calls(
     :param sizes: row counts that runs are padded up to, ascending; empty for none.
     """
     results: list[bytes | TimlError] = [TimlError("not run")] * len(calls)
-    for numbers in _group(calls, most_rows):
-        group = [calls[number] for number in numbers]
-        for number, result in zip(numbers, _run_group(session, group, sizes), strict=True):
+    groups = _group(calls, most_rows)
+    started = [_start_group(session, [calls[number] for number in numbers], sizes) for numbers in groups]
+    for numbers, finish in zip(groups, started, strict=True):
+        for number, result in zip(numbers, finish(), strict=True):
             results[number] = result
     return results
 
 
-def run_call(session: GraphSession, call: Call) -> bytes | TimlError:
+def run_call(session: ModelSession, call: Call) -> bytes | TimlError:
     """One call by itself."""
-    try:
-        return call.answer(session.run(call.feeds, call.fetches, call.arrays) if call.fetches else [])
-    except TimlError as exc:
-        return exc
+    return _start_call(session, call)()
+
+
+def _start_call(session: ModelSession, call: Call) -> Callable[[], bytes | TimlError]:
+    wait = session.start(call.feeds, call.fetches, call.arrays) if call.fetches else list
+
+    def finish() -> bytes | TimlError:
+        try:
+            return call.answer(wait())
+        except TimlError as exc:
+            return exc
+
+    return finish
 
 
 def _group(calls: Sequence[Call], most_rows: int) -> list[list[int]]:
@@ -88,33 +101,33 @@ def _group(calls: Sequence[Call], most_rows: int) -> list[list[int]]:
     return groups
 
 
-def _run_group(session: GraphSession, calls: Sequence[Call], sizes: Sequence[int]) -> list[bytes | TimlError]:
-    if len(calls) > 1 or sizes:
-        joined = _run_joined(session, calls, sizes)
-        if joined is not None:
-            return joined
-    return [run_call(session, call) for call in calls]
+def _start_group(session: ModelSession, calls: Sequence[Call], sizes: Sequence[int]) -> Finish:
+    """One run for all, unless they cannot be joined."""
+    if (len(calls) > 1 or sizes) and all(call.find_group() is not None for call in calls):
+        return _start_joined(session, calls, sizes)
+    started = [_start_call(session, call) for call in calls]
+    return lambda: [finish() for finish in started]
 
 
-def _run_joined(session: GraphSession, calls: Sequence[Call], sizes: Sequence[int]) -> list[bytes | TimlError] | None:
-    """One run for all; ``None`` when it fails, or when an output is not one value for each row: then each is run by
-    itself, so that a bad request hurts no other."""
-    if any(call.find_group() is None for call in calls):
-        return None
+def _start_joined(session: ModelSession, calls: Sequence[Call], sizes: Sequence[int]) -> Finish:
+    """When the run fails, or an output is not one value for each row, each call is run by itself, so that a bad request
+    hurts no other."""
     ends = list(accumulate(call.row_count for call in calls))
     run_rows = choose_size(ends[-1], sizes)
     feeds = [_join(arrays, run_rows) for arrays in zip(*(call.arrays for call in calls), strict=True)]
-    try:
-        outputs = session.run(calls[0].feeds, calls[0].fetches, feeds)
-    except TimlError:
-        return None
-    if any(output.ndim == 0 or len(output) != run_rows for output in outputs):
-        return None
-    starts = [0, *ends]
-    return [
-        _answer(call, [output[start:end] for output in outputs])
-        for call, start, end in zip(calls, starts, ends, strict=False)
-    ]
+    wait = session.start(calls[0].feeds, calls[0].fetches, feeds)
+
+    def finish() -> list[bytes | TimlError]:
+        try:
+            outputs = wait()
+        except TimlError:
+            return [run_call(session, call) for call in calls]
+        if any(output.ndim == 0 or len(output) != run_rows for output in outputs):
+            return [run_call(session, call) for call in calls]
+        parts = [[output[first:end] for output in outputs] for first, end in pairwise([0, *ends])]
+        return [_answer(call, part) for call, part in zip(calls, parts, strict=True)]
+
+    return finish
 
 
 def _answer(call: Call, outputs: Sequence[Array]) -> bytes | TimlError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from airflow_provider_timl.runtimes.tensorflow.graph_walk import GraphWalk
 from airflow_provider_timl.runtimes.tensorflow.messages import MessageReader
 from airflow_provider_timl.runtimes.tensorflow.runtime import TensorflowOptions
 from airflow_provider_timl.runtimes.tensorflow.saved_model import check_files, choose_graph, read_saved_model
-from airflow_provider_timl.runtimes.tensorflow.session import GraphSession
+from airflow_provider_timl.runtimes.tensorflow.session import GraphSession, ModelSession
 from airflow_provider_timl.runtimes.tensorflow.signatures import (
     GraphSignature,
     choose_default,
@@ -38,6 +38,7 @@ from airflow_provider_timl.runtimes.tensors.spec import Array
 
 log = logging.getLogger(__name__)
 
+OpenSession = Callable[[Mapping[str, GraphSignature]], ModelSession]
 _VERBS = ("predict", "classify", "regress")
 _SHOWN_EXAMPLE = 200
 
@@ -49,7 +50,8 @@ class TensorflowEngine:
     may be as large as the model, is kept.
     """
 
-    def __init__(self, graph: Any, folder: Path, resources: Resources, options: TensorflowOptions) -> None:
+    def __init__(self, graph: Any, open_session: OpenSession, options: TensorflowOptions) -> None:
+        """:param open_session: makes what runs the graph, which the engine then closes."""
         self.batching = Batching(options.max_batch_rows, options.max_batch_delay_ms / 1000)
         self._sizes = options.allowed_batch_sizes
         self._signatures = read_signatures(graph)
@@ -57,7 +59,7 @@ class TensorflowEngine:
         self._default = choose_default(self._signatures)
         self.signature = describe_signature(self._default, None)
         self._reader = MessageReader(self._signatures, graph.signature_def)
-        self._session = GraphSession(graph, folder, resources)
+        self._session = open_session(self._signatures)
         self._scorer = TableScorer(self._session, self._default)
 
     @property
@@ -125,7 +127,7 @@ class TensorflowEngine:
 
         :raises InvalidModelError: a request fails, or no example is answered.
         """
-        count = replay_warmup(folder, self._session, self._reader)
+        count = replay_warmup(folder, self._answer_message)
         log.info("replayed %d warm-up requests", count)
         walk = GraphWalk(graph)
         for name, signature in self._signatures.items():
@@ -138,6 +140,12 @@ class TensorflowEngine:
             self._signatures[name] = replace(signature, is_joinable=is_joinable)
         joined = [name for name, each in self._signatures.items() if each.is_joinable]
         log.info("requests of these signatures are joined: %s", ", ".join(joined) or "none")
+
+    def _answer_message(self, method: str, message: bytes) -> bytes | TimlError:
+        try:
+            return run_call(self._session, self.parse_rpc(method, message))
+        except TimlError as exc:
+            return exc
 
     def _find_example(self, signature: GraphSignature, walk: GraphWalk) -> dict[str, Any] | None:
         """The first that the model answers."""
@@ -182,6 +190,18 @@ def load_engine(folder: Path, resources: Resources, options: TensorflowOptions) 
     """
     check_files(folder)
     graph = choose_graph(read_saved_model(folder))
-    engine = TensorflowEngine(graph, folder, resources, options)
-    engine.warm_up(folder, graph)
+    return build_engine(folder, graph, lambda _: GraphSession(graph, folder, resources), options)
+
+
+def build_engine(folder: Path, graph: Any, open_session: OpenSession, options: TensorflowOptions) -> TensorflowEngine:
+    """Make the engine and warm it up.
+
+    :raises InvalidModelError: a warm-up request fails; what was opened is closed.
+    """
+    engine = TensorflowEngine(graph, open_session, options)
+    try:
+        engine.warm_up(folder, graph)
+    except BaseException:
+        engine.close()
+        raise
     return engine

@@ -26,14 +26,14 @@ def inspect_saved_model(folder: Path, resources: Resources) -> InspectionReport:
     graph = choose_graph(saved_model)
     assets = list_assets(graph, folder)
 
-    from airflow_provider_timl.runtimes.tensorflow.engine import TensorflowEngine
+    from airflow_provider_timl.runtimes.tensorflow.engine import build_engine
     from airflow_provider_timl.runtimes.tensorflow.operations import check_operations
+    from airflow_provider_timl.runtimes.tensorflow.session import GraphSession
 
     for each in saved_model.meta_graphs:
         check_operations(each, assets if each is graph else list_assets(each, folder), is_served=each is graph)
-    engine = TensorflowEngine(graph, folder, resources, TensorflowOptions())
     try:
-        engine.warm_up(folder, graph)
+        engine = build_engine(folder, graph, lambda _: GraphSession(graph, folder, resources), TensorflowOptions())
     except MemoryError as exc:
         raise InvalidModelError("the model needs more memory than an inspection has") from exc
     return InspectionReport(

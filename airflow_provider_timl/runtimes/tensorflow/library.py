@@ -41,6 +41,7 @@ from tensorflow.python.lib.io._pywrap_record_io import RecordIterator  # noqa: E
 from tensorflow_serving.apis import (  # noqa: E402
     classification_pb2,
     get_model_metadata_pb2,
+    get_model_status_pb2,
     inference_pb2,
     input_pb2,
     model_pb2,
@@ -62,6 +63,7 @@ __all__ = [
     "dtypes",
     "example_pb2",
     "get_model_metadata_pb2",
+    "get_model_status_pb2",
     "importer",
     "inference_pb2",
     "input_pb2",

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +36,25 @@ _INIT_SIGNATURE = "__saved_model_init_op"
 #: Prepared runs to keep: one for each signature, and one for each choice of outputs that callers ask for.
 _MOST_PREPARED = 64
 _MOST_MESSAGE = 1000
+
+
+class ModelSession(Protocol):
+    """What runs a model's graph: here, or in another process. Use from one thread at a time."""
+
+    def run(self, feeds: tuple[str, ...], fetches: tuple[str, ...], arrays: Sequence[Array]) -> list[Array]:
+        """Values of the tensors named in ``fetches``, same order.
+
+        :raises InvalidInputError: the graph refuses the values.
+        :raises TimlError: it fails for another reason.
+        """
+
+    def start(
+        self, feeds: tuple[str, ...], fetches: tuple[str, ...], arrays: Sequence[Array]
+    ) -> Callable[[], list[Array]]:
+        """Begin a run beside others, where that is possible; what is returned waits for it, as ``run`` does."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
 
 
 class GraphSession:
@@ -65,17 +85,19 @@ class GraphSession:
             raise InvalidModelError(f"TensorFlow refuses the model: {shorten(exc)}") from exc
 
     def run(self, feeds: tuple[str, ...], fetches: tuple[str, ...], arrays: Sequence[Array]) -> list[Array]:
-        """Values of the tensors named in ``fetches``, same order.
-
-        :raises InvalidInputError: the graph refuses the values.
-        :raises TimlError: it fails for another reason.
-        """
+        """As ``ModelSession`` says."""
         try:
             return self._prepare(feeds, fetches)(*arrays)
         except (InvalidArgumentError, OutOfRangeError) as exc:
             raise InvalidInputError(shorten(exc)) from exc
         except (OpError, ValueError, TypeError, UnicodeError) as exc:
             raise TimlError(f"the model failed: {shorten(exc)}") from exc
+
+    def start(
+        self, feeds: tuple[str, ...], fetches: tuple[str, ...], arrays: Sequence[Array]
+    ) -> Callable[[], list[Array]]:
+        """Nothing yet: it runs when it is waited for, with all threads that it has."""
+        return partial(self.run, feeds, fetches, arrays)
 
     def close(self) -> None:
         self._prepared.clear()
@@ -127,5 +149,8 @@ def find_init_op(graph: Any) -> str | None:
 
 def shorten(error: Exception) -> str:
     """TensorFlow's message in one line, without the traceback of graph nodes."""
-    message = getattr(error, "message", None) or str(error) or type(error).__name__
+    return shorten_text(getattr(error, "message", None) or str(error) or type(error).__name__)
+
+
+def shorten_text(message: str) -> str:
     return " ".join(message.split())[:_MOST_MESSAGE]

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from airflow_provider_timl.exceptions import InvalidInputError, TimlError
-from airflow_provider_timl.runtimes.tensorflow.session import GraphSession
+from airflow_provider_timl.runtimes.tensorflow.session import ModelSession
 from airflow_provider_timl.runtimes.tensorflow.signatures import GraphSignature
 from airflow_provider_timl.runtimes.tensors.json_answer import shorten_floats
 from airflow_provider_timl.runtimes.tensors.json_request import read_instances
@@ -26,7 +26,7 @@ Result = dict[str, object] | TimlError
 class TableScorer:
     """Scores rows with one signature, whose inputs and outputs all have the batch as their first dimension."""
 
-    def __init__(self, session: GraphSession, signature: GraphSignature) -> None:
+    def __init__(self, session: ModelSession, signature: GraphSignature) -> None:
         self._session = session
         self._signature = signature
 

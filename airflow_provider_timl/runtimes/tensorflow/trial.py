@@ -9,13 +9,13 @@ import numpy as np
 
 from airflow_provider_timl.exceptions import TimlError
 from airflow_provider_timl.runtimes.tensorflow.calls import Call
-from airflow_provider_timl.runtimes.tensorflow.session import GraphSession
+from airflow_provider_timl.runtimes.tensorflow.session import ModelSession
 from airflow_provider_timl.runtimes.tensors.spec import Array
 
 _TOLERANCE = 1e-3  # in half precision, rows are not the same to the last bit in runs of other sizes
 
 
-def can_join(session: GraphSession, call: Call) -> bool:
+def can_join(session: ModelSession, call: Call) -> bool:
     """Whether a call's rows and others like them have the same results together as alone."""
     if call.find_group() is None:
         return False
