@@ -37,8 +37,9 @@ def main() -> None:
         answers: dict[str, list[list[float]]] = {}
         rounds = 0
         for number in list_rounds(arguments.rounds, arguments.minutes * 60):
-            bench.run_round(number, results, answers)
-            measure_engines(bench, cases, rates, excuses)
+            for case in cases:  # its engine by itself directly after it, while the machine is as it was
+                bench.run_round(number, [result for result in results if result.case is case], answers)
+                measure_engine(bench, case, rates, excuses)
             rounds = number + 1
         text = render(Run(results, rates, excuses, versions, rounds, arguments.seconds))
     text = text.replace(str(Path.home()), "~").replace(temporary, "…")
@@ -128,15 +129,12 @@ def list_results(cases: list[Case], contenders: list[Contender], types: list[str
     ]
 
 
-def measure_engines(
-    bench: Bench, cases: list[Case], rates: dict[str, dict[str, list[float]]], excuses: dict[str, str]
-) -> None:
-    for case in cases:
-        try:
-            for name, rate in bench.measure_engine(case).items():
-                rates[case.name].setdefault(name, []).append(rate)
-        except ContenderFailedError as exc:
-            excuses[f"engine of {case.name}"] = str(exc)
+def measure_engine(bench: Bench, case: Case, rates: dict[str, dict[str, list[float]]], excuses: dict[str, str]) -> None:
+    try:
+        for name, rate in bench.measure_engine(case).items():
+            rates[case.name].setdefault(name, []).append(rate)
+    except ContenderFailedError as exc:
+        excuses[f"engine of {case.name}"] = str(exc)
 
 
 def find_version(package: str) -> str | None:

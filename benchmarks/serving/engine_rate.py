@@ -19,6 +19,8 @@ from airflow_provider_timl.runtimes.contract import find_model_root, get_runtime
 from benchmarks.serving.commands import CPU
 
 _SAMPLES = 9
+#: Of each call: a JVM that has just started is many times slower.
+_WARM_UP_SECONDS = 1.5
 
 
 def main() -> None:
@@ -34,24 +36,20 @@ def main() -> None:
         "bare": bare,
     }
     rows = engine.count_rows(request)
-    print(json.dumps({name: _measure(call, seconds) * rows for name, call in calls.items()}))
+    for call in calls.values():
+        _sample(call, _WARM_UP_SECONDS)
+    samples = [{name: _sample(call, seconds / _SAMPLES) for name, call in calls.items()} for _ in range(_SAMPLES)]
+    print(json.dumps({name: statistics.median(sample[name] for sample in samples) * rows for name in calls}))
     engine.close()
 
 
-def _measure(call: Callable[[], Any], seconds: float) -> float:
-    """Calls a second: the median of samples that together take ``seconds``, after as long a warm-up."""
+def _sample(call: Callable[[], Any], seconds: float) -> float:
+    """Calls a second, of as many as fit, at least one."""
     count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    while (spent := time.perf_counter() - started) < seconds or not count:
         call()
         count += 1
-    each = max(1, count // _SAMPLES)
-    rates = []
-    for _ in range(_SAMPLES):
-        started = time.perf_counter()
-        for _ in range(each):
-            call()
-        rates.append(each / (time.perf_counter() - started))
-    return statistics.median(rates)
+    return count / spent
 
 
 def _find_bare_call(runtime: str, engine: Any, request: Any) -> Callable[[], Any]:

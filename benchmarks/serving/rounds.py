@@ -79,7 +79,7 @@ class Bench:
         body = self.folder / f"{case.name}.json"
         body.write_text(json.dumps(OURS.build(case.rows)))
         command = [sys.executable, "-m", "benchmarks.serving.engine_rate", case.runtime, str(case.folder), str(body)]
-        done = subprocess.run([*command, "1"], check=False, capture_output=True, text=True)
+        done = subprocess.run([*command, str(self.seconds)], check=False, capture_output=True, text=True)
         if done.returncode:
             raise ContenderFailedError(done.stderr.strip().splitlines()[-1])
         rates: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

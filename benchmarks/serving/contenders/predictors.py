@@ -68,7 +68,7 @@ def load_signature(folder: str) -> Callable[[Any], Any]:
     def call(rows: Any) -> Any:
         return signature(x=tf.constant(rows, tf.float32))["y"].numpy()
 
-    call.model = model  # a signature does not keep its model's variables alive
+    call.model = model  # type: ignore[attr-defined]  # a signature does not keep its model's variables alive
     return call
 
 
