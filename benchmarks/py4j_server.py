@@ -69,7 +69,7 @@ def main() -> None:
     config = ServerConfig.from_json_file(Path(sys.argv[2]))
     (path,) = Path(config.model_path).glob("*.pmml")
     engine = Py4jEngine(path, config.options.get("form", "dict"))
-    uvloop.run(serve(config, engine))  # type: ignore[arg-type]
+    uvloop.run(serve(config, engine, has_rpc=False))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
