@@ -18,7 +18,7 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [
             {
                 "integration-name": name,
-                "external-doc-url": "https://pypi.org/project/airflow-provider-timl/",
+                "external-doc-url": "https://airflow.apache.org/ecosystem/",
                 "tags": ["service"],
             }
         ],
