@@ -70,7 +70,7 @@ class RowReader:
         """:raises InvalidInputError: naming the instance and the field."""
         content = parse_json(body)
         if not isinstance(content, dict):
-            raise InvalidInputError(f"the body is {_describe(content)}; send {_FORMS}")
+            raise InvalidInputError(f"the body is {describe(content)}; send {_FORMS}")
         forms = [form for form in ("instances", "inputs") if form in content]
         if len(forms) != 1:
             raise InvalidInputError(f"the body needs either 'instances' or 'inputs'; send {_FORMS}")
@@ -96,7 +96,7 @@ class RowReader:
 
     def _read_instances(self, instances: Any, form: str = "instances") -> RowRequest:
         if not isinstance(instances, list):
-            raise InvalidInputError(f"expected an array, got {_describe(instances)}", field=form)
+            raise InvalidInputError(f"expected an array, got {describe(instances)}", field=form)
         if not instances:
             raise InvalidInputError("the batch is empty; send at least one instance", field=form)
         first = type(instances[0])
@@ -128,7 +128,7 @@ class RowReader:
             return self._read_named(values, where)
         if type(values) is list:
             return self._read_ordered(values, where)
-        raise InvalidInputError(f"expected an object or an array, got {_describe(values)}", field=where)
+        raise InvalidInputError(f"expected an object or an array, got {describe(values)}", field=where)
 
     def _read_named(self, values: dict[str, Any], where: str) -> Row:
         row: Row = []
@@ -156,7 +156,7 @@ class RowReader:
 
     def _read_columns(self, columns: Any) -> RowRequest:
         if not isinstance(columns, dict):
-            raise InvalidInputError(f"expected an object of columns, got {_describe(columns)}", field="inputs")
+            raise InvalidInputError(f"expected an object of columns, got {describe(columns)}", field="inputs")
         for name in columns:
             if name not in self._known:
                 self._refuse_unknown(name, "inputs")
@@ -255,7 +255,7 @@ def _check_double(value: Any) -> float | None:
             raise _WrongValueError(_NOT_FINITE) from None
     if value is None:
         return None
-    raise _WrongValueError(f"expected a number, got {_describe(value)}")
+    raise _WrongValueError(f"expected a number, got {describe(value)}")
 
 
 def _check_integer(value: Any) -> int | None:
@@ -267,13 +267,13 @@ def _check_integer(value: Any) -> int | None:
         raise _WrongValueError("the number does not fit 64 bits")
     if value is None:
         return None
-    raise _WrongValueError(f"expected a whole number, got {_describe(value)}")
+    raise _WrongValueError(f"expected a whole number, got {describe(value)}")
 
 
 def _check_boolean(value: Any) -> bool | None:
     if value is None or type(value) is bool:
         return value
-    raise _WrongValueError(f"expected true or false, got {_describe(value)}")
+    raise _WrongValueError(f"expected true or false, got {describe(value)}")
 
 
 def _build_moment_check(moment: type[date | time], example: str) -> Callable[[Any], Any]:
@@ -285,7 +285,7 @@ def _build_moment_check(moment: type[date | time], example: str) -> Callable[[An
                 return moment.fromisoformat(f"{value[:-1]}+00:00" if value.endswith("Z") else value)
         except ValueError:
             pass
-        raise _WrongValueError(f"expected text like {example!r}, got {_describe(value)}")
+        raise _WrongValueError(f"expected text like {example!r}, got {describe(value)}")
 
     return check_moment
 
@@ -293,7 +293,7 @@ def _build_moment_check(moment: type[date | time], example: str) -> Callable[[An
 def _check_string(value: Any) -> str | None:
     if value is None or type(value) is str:
         return value
-    raise _WrongValueError(f"expected a string, got {_describe(value)}")
+    raise _WrongValueError(f"expected a string, got {describe(value)}")
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -308,7 +308,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
     """A JSON value in a person's words, short."""
     kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     kind = kinds.get(type(value), "a number")

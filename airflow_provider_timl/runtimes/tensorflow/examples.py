@@ -17,9 +17,10 @@ import numpy as np
 import orjson
 
 from airflow_provider_timl.exceptions import InvalidInputError
+from airflow_provider_timl.runtimes.rows import describe
 from airflow_provider_timl.runtimes.tensorflow.library import example_pb2
 from airflow_provider_timl.runtimes.tensorflow.signatures import CLASSIFY, REGRESS, GraphSignature
-from airflow_provider_timl.runtimes.tensors.json_request import decode_bytes, describe, is_bytes_object
+from airflow_provider_timl.runtimes.tensors.json_request import decode_bytes, is_bytes_object
 from airflow_provider_timl.runtimes.tensors.spec import Array
 
 INPUT = "inputs"

@@ -37,6 +37,7 @@ import numpy as np
 import orjson
 
 from airflow_provider_timl.exceptions import InvalidInputError
+from airflow_provider_timl.runtimes.rows import describe
 from airflow_provider_timl.runtimes.tensors.spec import Array, TensorSignature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -143,13 +144,6 @@ def decode_bytes(value: Mapping[str, str]) -> bytes:
     text = "".join(value["b64"].split())
     padding = "" if text.endswith("=") else "=" * (-len(text) % 4)
     return b64decode(text + padding, validate=True)
-
-
-def describe(value: Any) -> str:
-    """A JSON value in a person's words, short."""
-    kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    kind = kinds.get(type(value), "a number")
-    return f"{kind} ({str(value)[:40]})" if isinstance(value, (str, int, float)) else kind
 
 
 def _parse_extended(body: bytes, refused: orjson.JSONDecodeError) -> Any:
