@@ -133,7 +133,7 @@ class AngelEngine:
         if len(batch.ids) * a_feature + len(batch) * an_instance <= _MOST_NUMBERS:
             yield batch
             return
-        ends = np.cumsum(batch.counts * a_feature + an_instance)
+        ends = np.cumsum(np.array(batch.counts) * a_feature + an_instance)
         first = 0
         while first < len(batch):
             before = int(ends[first - 1]) if first else 0

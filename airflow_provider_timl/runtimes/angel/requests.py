@@ -12,11 +12,11 @@ One form in a batch. Values are numbers or strings that hold one. An index given
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +33,18 @@ _NUMBERS = frozenset({int, float})
 _MOST_KEPT_ROW = 2**16
 _NAME = frozenset({"key"})
 _DENSE_FIELDS, _SPARSE_FIELDS = frozenset({"values"}), frozenset({"sparseIndices", "sparseValues"})
+Form = frozenset[str] | type
+#: What instances are that have these fields, or are of this type; and whether they have a ``key``.
+_KNOWN_FORMS: dict[Form, tuple[Form, bool]] = {
+    list: (list, False),
+    _DENSE_FIELDS: (_DENSE_FIELDS, False),
+    _DENSE_FIELDS | _NAME: (_DENSE_FIELDS, True),
+    _SPARSE_FIELDS: (_SPARSE_FIELDS, False),
+    _SPARSE_FIELDS | _NAME: (_SPARSE_FIELDS, True),
+}
 
 
-@dataclass(frozen=True)
-class AngelRequest:
+class AngelRequest(NamedTuple):
     """``names``: the ``sid`` of each instance that has a key, else ``None``; ``None`` when none has one."""
 
     batch: Batch
@@ -61,9 +69,11 @@ class RequestReader:
         self._dimension = dimension
         self._type = np.dtype(value_type)
         self._has_long_keys = has_long_keys
+        self._takes_all_keys = has_long_keys and dimension < 0
+        self._end_of_keys = dimension if dimension >= 0 else _END_OF_LONG if has_long_keys else _END_OF_INT
         self._feature_count = feature_count
-        self._needs_features = needs_features
-        self._most_features = most_features
+        self._least_features = feature_count if feature_count is not None else int(needs_features)
+        self._most_features = most_features if feature_count is None else min(feature_count, most_features)
         self._row = np.arange(dimension if 0 < dimension <= _MOST_KEPT_ROW else 0)
 
     def read(self, body: bytes) -> AngelRequest:
@@ -71,9 +81,10 @@ class RequestReader:
         content = parse_json(body)
         if not isinstance(content, dict) or "instances" not in content:
             raise InvalidInputError(f"the body needs 'instances'; send {_FORMS}")
-        unknown = next((name for name in content if name not in {"instances", "signature_name"}), None)
-        if unknown is not None:
-            raise InvalidInputError(f"unknown name beside 'instances'; send {_FORMS}", field=unknown)
+        if len(content) > 1:
+            unknown = next((name for name in content if name not in {"instances", "signature_name"}), None)
+            if unknown is not None:
+                raise InvalidInputError(f"unknown name beside 'instances'; send {_FORMS}", field=unknown)
         instances = content["instances"]
         if not isinstance(instances, list):
             raise InvalidInputError("is not an array", field="instances")
@@ -108,11 +119,10 @@ class RequestReader:
                 raise InvalidInputError(message, field=f"instances[{number}]{field}")
         values = self._to_values(rows, field, may_have_booleans)
         row = self._row if len(self._row) else np.arange(self._dimension)
-        starts = np.arange(len(rows) + 1) * self._dimension
-        return Batch(starts, row if len(rows) == 1 else np.tile(row, len(rows)), values)
+        return Batch([self._dimension] * len(rows), row if len(rows) == 1 else np.tile(row, len(rows)), values)
 
     def _read_sparse(self, instances: list[Any], may_have_booleans: bool) -> Batch:
-        ids, rows = [], []
+        ids, rows, counts = [], [], []
         for number, instance in enumerate(instances):
             indices, values = instance.get("sparseIndices"), instance.get("sparseValues")
             if not isinstance(indices, list) or not isinstance(values, list):
@@ -123,33 +133,32 @@ class RequestReader:
                 raise InvalidInputError(message, field=f"instances[{number}]")
             ids.append(indices)
             rows.append(values)
-        starts = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum([*map(len, ids)], out=starts[1:])
+            counts.append(len(indices))
         keys = self._to_keys(ids, may_have_booleans)
-        return _sort(Batch(starts, keys, self._to_values(rows, ".sparseValues", may_have_booleans)))
+        return _sort(Batch(counts, keys, self._to_values(rows, ".sparseValues", may_have_booleans)))
 
     def _to_keys(self, rows: list[list[Any]], may_have_booleans: bool) -> NDArray[np.int64]:
-        low = -_END_OF_LONG if self._has_long_keys and self._dimension < 0 else 0
-        high = self._dimension if self._dimension >= 0 else _END_OF_LONG if self._has_long_keys else _END_OF_INT
-        if not may_have_booleans or bool not in set(map(type, chain.from_iterable(rows))):
+        if not may_have_booleans or not _has_boolean(rows):
             keys = _pack("q", rows)
-            if keys is not None and (not len(keys) or low <= keys.min() <= keys.max() < high):
+            if keys is not None and (
+                self._takes_all_keys
+                or not len(keys)
+                or keys.view(np.uint64).max() < self._end_of_keys  # where negative ones are the largest
+            ):
                 return keys
-        raise _find_bad_index(rows, low, high)
+        raise _find_bad_index(rows, -_END_OF_LONG if self._takes_all_keys else 0, self._end_of_keys)
 
     def _to_values(self, rows: list[list[Any]], field: str, may_have_booleans: bool) -> Array:
         """All numbers in the model's type.
 
         :raises InvalidInputError: one is no number, or beyond what the type holds.
         """
-        packed = _pack("d", rows)
-        if packed is None or (may_have_booleans and bool in set(map(type, chain.from_iterable(rows)))):
-            packed = _pack("d", [_to_numbers(row, f"instances[{number}]{field}") for number, row in enumerate(rows)])
-        if packed is not None:
-            with np.errstate(over="ignore"):
-                values: Array = packed.astype(self._type, copy=False)
-            if np.isfinite(values).all():
-                return values
+        values = _pack(self._type.char, rows)
+        if values is None or (may_have_booleans and _has_boolean(rows)):
+            numbers = [_to_numbers(row, f"instances[{number}]{field}") for number, row in enumerate(rows)]
+            values = _pack(self._type.char, numbers)
+        if values is not None and _are_finite(values):
+            return values
         raise self._find_too_large(rows, field)
 
     def _find_too_large(self, rows: list[list[Any]], field: str) -> InvalidInputError:
@@ -162,19 +171,17 @@ class RequestReader:
         return InvalidInputError(message, field="instances")
 
     def _check_counts(self, batch: Batch) -> None:
-        if self._feature_count is None and not self._needs_features and len(batch.ids) <= self._most_features:
+        if self._least_features <= min(batch.counts) <= max(batch.counts) <= self._most_features:
             return
-        counts = batch.counts
-        if self._feature_count is not None and np.any(counts != self._feature_count):
-            number = int(np.argmax(counts != self._feature_count))
-            message = f"has {counts[number]} features; the model needs exactly {self._feature_count}"
-            raise InvalidInputError(message, field=f"instances[{number}]")
-        if self._needs_features and np.any(counts == 0):
-            number = int(np.argmax(counts == 0))
-            raise InvalidInputError("has no features; the model needs at least one", field=f"instances[{number}]")
-        if np.any(counts > self._most_features):
-            number = int(np.argmax(counts > self._most_features))
-            message = f"has {counts[number]} features; up to {self._most_features} are taken"
+        for number, count in enumerate(batch.counts):
+            if self._feature_count not in {None, count}:
+                message = f"has {count} features; the model needs exactly {self._feature_count}"
+            elif count < self._least_features:
+                message = "has no features; the model needs at least one"
+            elif count > self._most_features:
+                message = f"has {count} features; up to {self._most_features} are taken"
+            else:
+                continue
             raise InvalidInputError(message, field=f"instances[{number}]")
 
 
@@ -183,18 +190,20 @@ def _may_have_booleans(body: bytes) -> bool:
     return (b"r" in body and b"true" in body) or (b"f" in body and b"false" in body)
 
 
-def _find_form(instances: list[Any]) -> tuple[frozenset[str] | type, bool]:
-    """What all instances are, looked at once for each set of fields; and whether any of them has a ``key``."""
-    types = set(map(type, instances))
-    if types == {list}:
-        return list, False
-    if types == {dict}:
-        kinds = {tuple(instance): instance for instance in instances}
-        known = [
-            fields for fields in (_DENSE_FIELDS, _SPARSE_FIELDS) if all(fields == {*kind} - _NAME for kind in kinds)
-        ]
-        if known:
-            return known[0], any("key" in kind for kind in kinds)
+def _has_boolean(rows: list[list[Any]]) -> bool:
+    return bool in set(map(type, chain.from_iterable(rows)))
+
+
+def _are_finite(values: Array) -> bool:
+    """The sum of squares is finite only where all are, and takes a third of the time to ask for. It may overflow."""
+    return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())
+
+
+def _find_form(instances: list[Any]) -> tuple[Form, bool]:
+    """What all instances are, and whether any of them has a ``key``."""
+    kinds = {frozenset(instance) if type(instance) is dict else type(instance) for instance in instances}
+    if len(kinds) == 1 and (known := _KNOWN_FORMS.get(*kinds)):
+        return known
     form = _get_form(instances[0], "instances[0]")
     for number, instance in enumerate(instances):
         where = f"instances[{number}]"
@@ -203,7 +212,7 @@ def _find_form(instances: list[Any]) -> tuple[frozenset[str] | type, bool]:
     return form, True
 
 
-def _get_form(instance: Any, where: str) -> frozenset[str] | type:
+def _get_form(instance: Any, where: str) -> Form:
     """What tells the forms apart. Beside the form's own fields there may be a ``key``."""
     if isinstance(instance, list):
         return list
@@ -266,18 +275,16 @@ def _to_number(value: Any, where: str) -> Any:
 def _sort(batch: Batch) -> Batch:
     """Features in ascending order; of an index that is given twice, the last value."""
     is_behind = batch.ids[1:] <= batch.ids[:-1]
-    if not is_behind.any():
+    if not np.count_nonzero(is_behind):
         return batch
     first_ones = batch.starts[1:-1]
     is_behind[first_ones[(first_ones > 0) & (first_ones < len(batch.ids))] - 1] = False
-    if not is_behind.any():
+    if not np.count_nonzero(is_behind):
         return batch
     rows = batch.instance_numbers
     order = np.lexsort((batch.ids, rows))  # stable: what came later stays behind
     ids, values = batch.ids[order], batch.values[order]
     is_last = np.ones(len(ids), bool)
     is_last[:-1] = (ids[1:] != ids[:-1]) | (rows[1:] != rows[:-1])
-    if is_last.all():
-        return Batch(batch.starts, ids, values)
-    counts = np.bincount(rows[is_last], minlength=len(batch))
-    return Batch(np.concatenate([[0], np.cumsum(counts)]), ids[is_last], values[is_last])
+    counts = np.bincount(rows[is_last], minlength=len(batch)).tolist()
+    return Batch(counts, ids[is_last], values[is_last])
