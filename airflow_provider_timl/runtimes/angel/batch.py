@@ -1,7 +1,7 @@
 """Instances as arrays: what requests become, and what layers take.
 
-Most requests hold one instance, and there the time goes into the calls of array functions rather than into numbers: what
-not every model needs is made when it is asked for.
+Most requests hold one instance, and there the time goes into the calls of array functions rather than into numbers:
+what not every model needs is made when it is asked for.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Batch:
         np.cumsum(self.counts, out=starts[1:])
         return starts
 
-    @cached_property
+    @property
     def instance_numbers(self) -> NDArray[np.intp]:
         """The instance that each feature belongs to."""
         if len(self.counts) == 1:

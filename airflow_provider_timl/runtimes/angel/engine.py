@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +125,7 @@ class AngelEngine:
             field = str(exc.details.get("field") or "")
             return InvalidInputError(exc.message, field.removeprefix("instances[0]").removeprefix(".") or None)
 
+    @np.errstate(all="ignore")  # a model may overflow; its answer says so
     def compute(self, batch: Batch) -> Answers:
         """What the loss makes of a batch of any size, in bounded memory."""
         return join_answers([self._loss(self._network.run(part)) for part in self._split(batch)])
@@ -145,7 +148,10 @@ class AngelEngine:
 def _write(answers: Answers) -> list[str]:
     """The fields of each instance's answer but its ``sid``, in the order of Angel Serving's answers. Servers know no
     true label: it is always 0.0."""
-    columns = map(to_java_strings, (answers.proba, answers.pred, answers.attached, answers.label))
+    columns = [
+        repeat("NaN", len(answers.pred)) if column is None else to_java_strings(column)
+        for column in (answers.proba, answers.pred, answers.attached, answers.label)
+    ]
     return [
         f'{{"trueLabel":"0.0","proba":"{proba}","pred":"{pred}","attached":"{attached}","predLabel":"{label}","sid":'
         for proba, pred, attached, label in zip(*columns, strict=True)
@@ -162,8 +168,8 @@ def _finish(lines: list[str], names: list[str | None] | None) -> bytes:
 
 
 def _list_outputs(answers: Answers) -> Iterator[dict[str, object]]:
-    columns = (answers.pred, answers.proba, answers.label, answers.attached)
-    for numbers in zip(*(column.tolist() for column in columns), strict=True):
+    columns = [repeat(math.nan, len(answers.pred)) if column is None else column.tolist() for column in answers]
+    for numbers in zip(*columns, strict=True):
         yield dict(zip(_OUTPUTS, numbers, strict=True))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -20,23 +20,26 @@ _LEAST_ODDS, _MOST_ODDS = 1e-6, 3.4028234663852886e38
 #: So few numbers are written one by one before array functions have begun.
 _FEW = 16
 _LEAST_PLAIN, _MOST_PLAIN = 1e-3, 1e7
+#: Of what is not on the side of yes, and of what is.
+_LABELS = np.array([-1.0, 1.0])
+#: As arrays, which functions take twice as quickly as numbers.
+_ZERO, _ONE = np.zeros(()), np.ones(())
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Numbers of a batch, each of shape (instances,), in double."""
+class Answers(NamedTuple):
+    """Numbers of a batch, each of shape (instances,), in double; ``None`` where the loss has none, which is NaN to
+    Angel."""
 
     pred: Array
-    proba: Array
+    proba: Array | None
     label: Array
-    attached: Array
+    attached: Array | None
 
 
 def join_answers(parts: Sequence[Answers]) -> Answers:
     if len(parts) == 1:
         return parts[0]
-    names = ("pred", "proba", "label", "attached")
-    return Answers(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Answers._make(None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def get_loss(name: str, width: int) -> Callable[[Array], Answers]:
@@ -72,8 +75,6 @@ def to_java_strings(numbers: Array) -> list[str]:
         return [to_java(number) for number in numbers.tolist()]
     sizes = np.abs(numbers)
     unusual = np.flatnonzero(~((sizes >= _LEAST_PLAIN) & (sizes < _MOST_PLAIN))).tolist()
-    if len(unusual) == len(numbers) and np.isnan(numbers).all():
-        return ["NaN"] * len(numbers)
     texts = orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")
     for place in unusual:
         texts[place] = to_java(float(numbers[place]))
@@ -82,27 +83,23 @@ def to_java_strings(numbers: Array) -> list[str]:
 
 def _answer_logit(values: Array) -> Answers:
     z = values[:, 0].astype(np.float64)
-    with np.errstate(over="ignore"):
-        proba = 1 / (1 + np.exp(-z))
-    return Answers(z, proba, np.where(z > 0, 1.0, -1.0), _make_nan(z))
+    return Answers(z, _ONE / (_ONE + np.exp(-z)), _LABELS.take(z > _ZERO), None)
 
 
 def _answer_value(values: Array) -> Answers:
     z = values[:, 0].astype(np.float64)
-    return Answers(z, _make_nan(z), z, _make_nan(z))
+    return Answers(z, None, z, None)
 
 
 def _answer_probability(values: Array) -> Answers:
     q = values[:, 0].astype(np.float64)
-    with np.errstate(all="ignore"):
-        pred = np.log(np.clip(np.where(q >= 1, np.inf, q / (1 - q)), _LEAST_ODDS, _MOST_ODDS))
-    return Answers(pred, q, np.where(q >= 0.5, 1.0, -1.0), _make_nan(q))
+    pred = np.log(np.clip(np.where(q >= 1, np.inf, q / (1 - q)), _LEAST_ODDS, _MOST_ODDS))
+    return Answers(pred, q, _LABELS.take(q >= 0.5), None)
 
 
 def _answer_classes(values: Array) -> Answers:
     logits = values.astype(np.float64)
-    with np.errstate(all="ignore"):
-        shares = softmax(logits)
+    shares = softmax(logits)
     winner = np.argmax(logits, axis=1)
     rows = np.arange(len(values))
     return Answers(logits[rows, winner], shares[rows, winner], winner.astype(np.float64), shares[:, 0])
@@ -112,11 +109,7 @@ def _answer_cluster(values: Array) -> Answers:
     """The number of the centre takes part in ``pred``, as it does in Angel."""
     wide = values.astype(np.float64)
     pred = (wide * wide).sum(axis=1)
-    return Answers(pred, _make_nan(pred), wide[:, 0], _make_nan(pred))
-
-
-def _make_nan(like: Array) -> Array:
-    return np.full(len(like), np.nan)
+    return Answers(pred, None, wide[:, 0], None)
 
 
 _OF_ONE_NUMBER = frozenset({"logloss", "hingeloss", "l2loss", "huberloss", "crossentropyloss"})

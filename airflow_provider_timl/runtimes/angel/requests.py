@@ -134,19 +134,29 @@ class RequestReader:
             ids.append(indices)
             rows.append(values)
             counts.append(len(indices))
-        keys = self._to_keys(ids, may_have_booleans)
-        return _sort(Batch(counts, keys, self._to_values(rows, ".sparseValues", may_have_booleans)))
+        keys = None if may_have_booleans and _has_boolean(ids) else _pack("q", ids)
+        if keys is None:
+            raise self._find_bad_index(ids)
+        is_behind = keys[1:] <= keys[:-1]
+        is_ascending = not np.count_nonzero(is_behind)
+        if not self._takes_all_keys and len(keys):
+            low, high = (keys[0], keys[-1]) if is_ascending else (keys.min(), keys.max())
+            if low < 0 or high >= self._end_of_keys:
+                raise self._find_bad_index(ids)
+        batch = Batch(counts, keys, self._to_values(rows, ".sparseValues", may_have_booleans))
+        return batch if is_ascending else _sort(batch, is_behind)
 
-    def _to_keys(self, rows: list[list[Any]], may_have_booleans: bool) -> NDArray[np.int64]:
-        if not may_have_booleans or not _has_boolean(rows):
-            keys = _pack("q", rows)
-            if keys is not None and (
-                self._takes_all_keys
-                or not len(keys)
-                or keys.view(np.uint64).max() < self._end_of_keys  # where negative ones are the largest
-            ):
-                return keys
-        raise _find_bad_index(rows, -_END_OF_LONG if self._takes_all_keys else 0, self._end_of_keys)
+    def _find_bad_index(self, rows: list[list[Any]]) -> InvalidInputError:
+        low, high = -_END_OF_LONG if self._takes_all_keys else 0, self._end_of_keys
+        for number, indices in enumerate(rows):
+            for position, index in enumerate(indices):
+                field = f"instances[{number}].sparseIndices[{position}]"
+                if type(index) is not int:
+                    return InvalidInputError("is not a whole number", field=field)
+                if not low <= index < high:
+                    message = f"{str(index)[:40]} is no feature of the model; they are {low} to {high - 1}"
+                    return InvalidInputError(message, field=field)
+        return InvalidInputError("an index is not a whole number", field="instances")
 
     def _to_values(self, rows: list[list[Any]], field: str, may_have_booleans: bool) -> Array:
         """All numbers in the model's type.
@@ -202,7 +212,8 @@ def _are_finite(values: Array) -> bool:
 def _find_form(instances: list[Any]) -> tuple[Form, bool]:
     """What all instances are, and whether any of them has a ``key``."""
     kinds = {frozenset(instance) if type(instance) is dict else type(instance) for instance in instances}
-    if len(kinds) == 1 and (known := _KNOWN_FORMS.get(*kinds)):
+    known = _KNOWN_FORMS.get(kinds.pop()) if len(kinds) == 1 else None
+    if known is not None:
         return known
     form = _get_form(instances[0], "instances[0]")
     for number, instance in enumerate(instances):
@@ -246,18 +257,6 @@ def _pack(code: str, rows: list[list[Any]]) -> NDArray[Any] | None:
     return np.frombuffer(buffer, np.dtype(code)) if buffer else np.empty(0, np.dtype(code))
 
 
-def _find_bad_index(rows: list[list[Any]], low: int, high: int) -> InvalidInputError:
-    for number, indices in enumerate(rows):
-        for position, index in enumerate(indices):
-            field = f"instances[{number}].sparseIndices[{position}]"
-            if type(index) is not int:
-                return InvalidInputError("is not a whole number", field=field)
-            if not low <= index < high:
-                message = f"{str(index)[:40]} is no feature of the model; they are {low} to {high - 1}"
-                return InvalidInputError(message, field=field)
-    return InvalidInputError("an index is not a whole number", field="instances")
-
-
 def _to_numbers(values: list[Any], where: str) -> list[Any]:
     if set(map(type, values)) <= _NUMBERS:
         return values
@@ -272,11 +271,11 @@ def _to_number(value: Any, where: str) -> Any:
     raise InvalidInputError("is not a number", field=where)
 
 
-def _sort(batch: Batch) -> Batch:
-    """Features in ascending order; of an index that is given twice, the last value."""
-    is_behind = batch.ids[1:] <= batch.ids[:-1]
-    if not np.count_nonzero(is_behind):
-        return batch
+def _sort(batch: Batch, is_behind: NDArray[np.bool]) -> Batch:
+    """Features in ascending order; of an index that is given twice, the last value.
+
+    :param is_behind: of all features but the first, whether its index is not above the one before.
+    """
     first_ones = batch.starts[1:-1]
     is_behind[first_ones[(first_ones > 0) & (first_ones < len(batch.ids))] - 1] = False
     if not np.count_nonzero(is_behind):

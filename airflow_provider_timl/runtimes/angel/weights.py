@@ -23,7 +23,7 @@ _LEAST_LIMIT = 2**24
 class Table:
     """Values by feature id.
 
-    :param keys: the ids that have values, ascending; ``None`` when they are 0, 1, 2 ...
+    :param keys: the ids that have values, ascending; ``None`` when they are 0, 1, 2 ... and no other can be negative.
     :param values: shape (ids + 1, width); the last row is zeros, and stands for ids without values.
     """
 
@@ -31,9 +31,11 @@ class Table:
     values: Array
 
     @classmethod
-    def build(cls, keys: Keys, columns: Sequence[Array], value_type: np.dtype[Any]) -> Table:
-        """:param columns: of the table, each shape (ids,)."""
-        is_dense = len(keys) > 0 and keys[0] == 0 and keys[-1] == len(keys) - 1
+    def build(cls, keys: Keys, columns: Sequence[Array], value_type: np.dtype[Any], dimension: int) -> Table:
+        """:param columns: of the table, each shape (ids,).
+        :param dimension: ids that will be asked for are from 0 to before that, or any where it is -1.
+        """
+        is_dense = dimension >= 0 and len(keys) > 0 and keys[0] == 0 and keys[-1] == len(keys) - 1
         values = np.empty((len(keys) + 1, len(columns)), value_type)
         values[-1] = 0
         with np.errstate(over="ignore"):  # doubles of a model that computes in float
@@ -47,9 +49,9 @@ class Table:
 
     def get(self, ids: Keys) -> Array:
         """:return: shape (len(ids), width)."""
-        count = len(self.values) - 1
         if self.keys is None:
-            return self.values[np.where((ids >= 0) & (ids < count), ids, count)]
+            return self.values.take(ids, 0, mode="clip")
+        count = len(self.keys)
         places = np.searchsorted(self.keys, ids)
         places[places == count] = 0
         found = self.keys[places] == ids if count else np.zeros(len(ids), bool)
@@ -87,15 +89,15 @@ class WeightReader:
             self._check_columns(name, keys, columns, meta.row_type.is_dense)
         first = found[0][0]
         if all(np.array_equal(keys, first) for keys, _ in found):
-            return Table.build(first, [values for _, values in found], self._type)
+            return Table.build(first, [values for _, values in found], self._type, columns)
         union = np.unique(np.concatenate([keys for keys, _ in found]))
         self._check_growth(name, len(union) * rows, sum(len(keys) for keys, _ in found))
-        return Table.build(union, [_spread(union, *records) for records in found], self._type)
+        return Table.build(union, [_spread(union, *records) for records in found], self._type, columns)
 
     def read_embedding(self, name: str, factors: int, columns: int) -> Table:
         meta, keys, values = read_columns(self._find(name), factors, self._separator)
         self._check_columns(name, keys, columns, meta.row_type.is_dense)
-        return Table.build(keys, list(values.T), self._type)
+        return Table.build(keys, list(values.T), self._type, columns)
 
     def _find(self, name: str) -> Path:
         folder = self._folder / name
