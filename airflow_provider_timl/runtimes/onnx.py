@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -38,6 +38,7 @@ from airflow_provider_timl.runtimes.tensors.json_request import (
     read_predict,
 )
 from airflow_provider_timl.runtimes.tensors.spec import Array, TensorSignature, TensorSpec
+from airflow_provider_timl.runtimes.wire_format import read_fields
 
 _DTYPES = {
     **{f"tensor({name})": np.dtype(name) for name in ("bool", "int8", "int16", "int32", "int64")},
@@ -521,13 +522,13 @@ def read_facts(path: Path) -> OnnxFacts:
             has_graph = has_graph or kind == "graph"
             children = _MESSAGES[kind]
             plain: dict[int, Any] = {}
-            for number, value in _read_fields(message):
+            for number, value in read_fields(message):
                 if number in children and isinstance(value, memoryview):
                     waiting.append((children[number], value))
                 else:
                     plain[number] = value
             _note(facts, kind, plain)
-    except (ValueError, IndexError) as exc:
+    except ValueError as exc:
         raise InvalidModelError(f"{path.name} is not an ONNX model, or it is truncated: {exc}") from exc
     if not has_graph:
         raise InvalidModelError(f"{path.name} is not an ONNX model: it has no graph")
@@ -551,46 +552,6 @@ def _note(facts: OnnxFacts, kind: str, plain: Mapping[int, Any]) -> None:
 def _get_text(plain: Mapping[int, Any], number: int) -> str:
     value = plain.get(number, b"")
     return "" if isinstance(value, int) else bytes(value).decode(errors="replace")
-
-
-def _read_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a protobuf message.
-
-    :raises ValueError: it is none, or ends early.
-    """
-    position, end = 0, len(message)
-    while position < end:
-        key, position = _read_varint(message, position)
-        if key >= 2**32:  # protobuf's own reader would drop the high bits, and see another field
-            raise ValueError(f"no field begins at byte {position} of a message")
-        wire, value = key & 7, 0
-        if wire == 0:
-            value, position = _read_varint(message, position)
-            yield key >> 3, value
-            continue
-        if wire == 2:
-            size, position = _read_varint(message, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"no field begins at byte {position} of a message")
-        if size > end - position:
-            raise ValueError(f"a field of {size} bytes ends {size - end + position} bytes behind its message")
-        yield key >> 3, message[position : position + size]
-        position += size
-
-
-def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"no number ends at byte {position} of a message")
 
 
 def _is_foreign(domain: str, facts: OnnxFacts) -> bool:

@@ -4,7 +4,7 @@ Pure functions on the wire format, so that a transport needs neither TensorFlow 
 is copied to find out which model it is for. Everything else in a message is the engine's.
 
 :source: tensorflow_serving/apis ``model.proto``, ``inference.proto``, ``get_model_status.proto`` 2.21;
-    ``grpc.health.v1``; protobuf's encoding. A submessage that comes in pieces is their concatenation.
+    ``grpc.health.v1``. A submessage that comes in pieces is their concatenation.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from airflow_provider_timl.exceptions import InvalidInputError
+from airflow_provider_timl.runtimes.wire_format import Field, build_varint, read_fields
 
 #: ``HealthCheckResponse``: the status is field 1.
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 _STATE_AVAILABLE = 30
-_MOST_VARINT_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -36,21 +34,21 @@ def read_model_specs(method: str, message: bytes) -> list[ModelSpec]:
 
     :raises InvalidInputError: it is no such message, or names none.
     """
-    parts = [value for number, value in _read_fields(memoryview(message)) if number == 1]
+    parts = _read_first(memoryview(message))
     if not all(isinstance(part, memoryview) for part in parts):
         raise _build_error()
     if method != "MultiInference":
         return [_read_spec(parts, "model_spec")]
     return [
-        _read_spec([value for number, value in _read_fields(part) if number == 1], f"tasks[{index}].model_spec")
+        _read_spec(_read_first(part), f"tasks[{index}].model_spec")
         for index, part in enumerate(part for part in parts if isinstance(part, memoryview))
     ]
 
 
 def build_status(version: int) -> bytes:
     """``GetModelStatusResponse``: the one version is available, without an error."""
-    state = b"\x08" + _build_varint(version) + b"\x10" + _build_varint(_STATE_AVAILABLE) + b"\x1a\x00"
-    return b"\x0a" + _build_varint(len(state)) + state
+    state = b"\x08" + build_varint(version) + b"\x10" + build_varint(_STATE_AVAILABLE) + b"\x1a\x00"
+    return b"\x0a" + build_varint(len(state)) + state
 
 
 def build_label_error(label: str) -> InvalidInputError:
@@ -97,46 +95,16 @@ def _read_wrapped(value: memoryview | int) -> int:
     return number - 2**64 if number >= 2**63 else number
 
 
-def _read_fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Number and value of each field in turn; values of fixed size as they lie there."""
-    position = 0
-    while position < len(message):
-        tag, position = _read_varint(message, position)
-        number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            value, position = _read_varint(message, position)
-            yield number, value
-            continue
-        size = _FIXED_SIZES.get(kind)
-        if kind == _BYTES:
-            size, position = _read_varint(message, position)
-        if size is None or position + size > len(message):
-            raise _build_error()
-        yield number, message[position : position + size]
-        position += size
+def _read_first(message: memoryview) -> list[memoryview | int]:
+    """The values of field 1."""
+    return [value for number, value in _read_fields(message) if number == 1]
 
 
-def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
-    """The number, and where it ends."""
-    number = 0
-    for shift in range(0, _MOST_VARINT_BITS + 6, 7):
-        if position >= len(message):
-            break
-        byte = message[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number % 2**_MOST_VARINT_BITS, position
-    raise _build_error()
-
-
-def _build_varint(number: int) -> bytes:
-    built = bytearray()
-    while number >= 0x80:
-        built.append(number & 0x7F | 0x80)
-        number >>= 7
-    built.append(number)
-    return bytes(built)
+def _read_fields(message: memoryview) -> Iterator[Field]:
+    try:
+        yield from read_fields(message)
+    except ValueError as exc:
+        raise _build_error() from exc
 
 
 def _build_error() -> InvalidInputError:

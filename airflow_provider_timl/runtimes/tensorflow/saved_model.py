@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from airflow_provider_timl.exceptions import InvalidModelError
+from airflow_provider_timl.runtimes.wire_format import read_fields
 
 GRAPH_FILE = "saved_model.pb"
 VARIABLES = "variables/variables"
 ASSETS = "assets"
 _SERVE = "serve"
-_WIRE_VARINT, _WIRE_64, _WIRE_BYTES, _WIRE_32 = 0, 1, 2, 5
-_SCHEMA_VERSION_FIELD, _META_GRAPHS_FIELD = 1, 2
+_SCHEMA_VERSION, _META_GRAPHS = (1, int), (2, memoryview)
 _SHARD = re.compile(r"variables\.data-[0-9]{5}-of-(?P<count>[0-9]{5})")
 
 
@@ -32,11 +31,10 @@ def check_files(folder: Path) -> None:
         raise InvalidModelError(f"a SavedModel has the file {GRAPH_FILE!r}; it is not there")
     if path.stat().st_size == 0:
         raise InvalidModelError(f"{GRAPH_FILE} is empty")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as message:
-        fields = set(_iterate_fields(message))
-    if not fields <= {(_SCHEMA_VERSION_FIELD, _WIRE_VARINT), (_META_GRAPHS_FIELD, _WIRE_BYTES)}:
+    fields = _list_fields(path)
+    if not fields <= {_SCHEMA_VERSION, _META_GRAPHS}:
         raise InvalidModelError(f"{GRAPH_FILE} is another protocol buffer than a SavedModel")
-    if (_META_GRAPHS_FIELD, _WIRE_BYTES) not in fields:
+    if _META_GRAPHS not in fields:
         raise InvalidModelError(f"{GRAPH_FILE} holds no graph")
     _check_variables(folder / "variables")
 
@@ -111,34 +109,11 @@ def _check_variables(folder: Path) -> None:
         raise InvalidModelError(f"the folder 'variables' lacks some of its {count} files 'variables.data-...'")
 
 
-def _iterate_fields(message: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Number and wire type of the top-level fields of a protocol buffer: enough to know that the bytes are one."""
-    position, size = 0, len(message)
-    while position < size:
-        tag, position = _read_varint(message, position)
-        wire_type = tag & 7
-        if wire_type == _WIRE_BYTES:
-            length, position = _read_varint(message, position)
-            position += length
-        elif wire_type == _WIRE_VARINT:
-            _, position = _read_varint(message, position)
-        elif wire_type in {_WIRE_64, _WIRE_32}:
-            position += 8 if wire_type == _WIRE_64 else 4
-        else:
-            raise InvalidModelError(f"{GRAPH_FILE} is not a protocol buffer")
-        if position > size:
-            raise InvalidModelError(f"{GRAPH_FILE} is cut off")
-        yield tag >> 3, wire_type
-
-
-def _read_varint(message: mmap.mmap, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(message):
-            raise InvalidModelError(f"{GRAPH_FILE} is cut off")
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise InvalidModelError(f"{GRAPH_FILE} is not a protocol buffer")
+def _list_fields(path: Path) -> set[tuple[int, type]]:
+    """Number and type of the top-level fields: enough to know whose message the bytes are."""
+    with path.open("rb") as file:
+        message = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        return {(number, type(value)) for number, value in read_fields(message)}
+    except ValueError as exc:
+        raise InvalidModelError(f"{GRAPH_FILE} is not a protocol buffer, or it is cut off: {exc}") from exc
