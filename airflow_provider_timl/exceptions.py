@@ -88,14 +88,15 @@ class ForbiddenError(TimlError):
 
 
 class NotFoundError(TimlError):
-    """``kind`` ('model', 'service', ...) ``name`` does not exist."""
+    """``kind`` ('model', 'service', ...) ``name`` does not exist. ``known``: what there is instead."""
 
     status = 404
     reason = "not_found"
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"{kind} {name!r} does not exist", {"kind": kind, "name": name})
-        self.args = (kind, name)
+    def __init__(self, kind: str, name: str, known: str = "") -> None:
+        instead = f"; there is {known}" if known else ""
+        super().__init__(f"{kind} {name!r} does not exist{instead}", {"kind": kind, "name": name})
+        self.args = (kind, name, known)
 
 
 class ConflictError(TimlError):

@@ -97,7 +97,7 @@ class OnnxEngine:
 
     def parse(self, verb: str, body: bytes) -> PredictRequest:
         if verb != "predict":
-            raise NotFoundError("method", f":{verb} of an ONNX model (only :predict)")
+            raise NotFoundError("method", f":{verb}", known=":predict")
         request = read_predict(body, self._signatures)
         self._decode_strings(request.inputs)
         return request

@@ -730,7 +730,9 @@ def test_server_answers_every_verb(server: Server) -> None:
     assert server.predict(status["signature"]["example"]) == (200, {"predictions": [[0.0]]})
     found, answer = server.send(b'{"examples": [{}]}', "/v1/models/m:classify")
     assert (found, list(answer)) == (400, ["error"])
-    assert server.send(b"{}", "/v1/models/m:explain")[0] == 404
+    found, answer = server.send(b"{}", "/v1/models/m:explain")
+    known = ":predict, :classify and :regress"
+    assert (found, answer) == (404, {"error": f"method ':explain' does not exist; there is {known}"})
 
 
 def test_server_prints_metadata_as_tensorflow_serving_does(server: Server) -> None:

@@ -87,7 +87,7 @@ class AngelEngine:
 
     def parse(self, verb: str, body: bytes) -> AngelRequest:
         if verb != "predict":
-            raise NotFoundError("method", f":{verb} of an Angel model (only :predict)")
+            raise NotFoundError("method", f":{verb}", known=":predict")
         return self._reader.read(body)
 
     def count_rows(self, request: AngelRequest) -> int:

@@ -87,7 +87,7 @@ class PmmlEngine:
 
     def parse(self, verb: str, body: bytes) -> RowRequest:
         if verb != "predict":
-            raise NotFoundError("method", f":{verb} of a PMML model (only :predict)")
+            raise NotFoundError("method", f":{verb}", known=":predict")
         return self._reader.read(body)
 
     def count_rows(self, request: RowRequest) -> int:

@@ -90,7 +90,7 @@ class TensorflowEngine:
         if verb == "predict":
             return self._parse_predict(body)
         if verb not in _VERBS:
-            raise NotFoundError("method", f":{verb} of a TensorFlow model (only {', '.join(_VERBS)})")
+            raise NotFoundError("method", f":{verb}", known=":predict, :classify and :regress")
         content = parse_body(body)
         task = build_task(self._signatures[find_signature(content, self._specs).name], verb)
         examples = read_examples(content)
