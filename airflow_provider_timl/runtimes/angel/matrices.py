@@ -27,7 +27,8 @@ from airflow_provider_timl.runtimes.angel.meta import MatrixMeta, PartitionMeta,
 from airflow_provider_timl.runtimes.angel.strict_json import open_regular
 
 _NEWLINE = 10
-_SCANNED_BYTES = 16 * 1024 * 1024
+_PIECE_BYTES = 16 * 1024 * 1024
+#: No line is longer.
 _BLOCK_BYTES = 4 * 1024 * 1024
 _MOST_GAPS = 4
 _MOST_VALUES_A_COLUMN = 65_536
@@ -237,27 +238,33 @@ class _PartitionReader:
     def _decode_text(self, data: Bytes, count: int, columns: list[str], where: str) -> list[Any]:
         if count * 2 * len(columns) > len(data) + 1:  # a digit and a separator each, but for the last line's end
             raise InvalidModelError(f"{where}: {len(data)} bytes cannot hold {count} lines of {len(columns)} fields")
+        fields = [np.empty(count, self._types[name]) for name in columns]
         if count == 0:
-            return [np.empty(0, self._types[name]) for name in columns]
+            return fields
         names = [f"{name}{number}" for number, name in enumerate(columns)]
         types = [pa.from_numpy_dtype(self._types[name]) for name in columns]
         separator = self._separator or _guess_separator(data, where) if len(columns) > 1 else ","
         options = {"quote_char": False, "escape_char": False, "ignore_empty_lines": False}
-        try:
-            table = csv.read_csv(
-                pa.BufferReader(pa.py_buffer(data[: _find_end(data, count, where)])),
-                read_options=csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
-                parse_options=csv.ParseOptions(delimiter=separator, **options),
-                convert_options=csv.ConvertOptions(column_types=dict(zip(names, types, strict=True)), null_values=[]),
-            )
-        except pa.ArrowInvalid as exc:
-            raise InvalidModelError(f"{where}: {str(exc)[:200]}") from exc
-        if table.num_rows != count:
-            raise InvalidModelError(f"{where} has {table.num_rows} lines; the meta says {count}")
-        fields = []
-        for _ in names:  # let go of each as soon as it was copied: this is where memory is at its peak
-            fields.append(table.column(0).to_numpy())
-            table = table.remove_column(0)
+        first = start = 0
+        while first < count:  # by pieces, so that their fields are still near when they are put in their places
+            lines = _take_lines(data[start : start + _PIECE_BYTES], count - first, 2 * len(columns))
+            if not len(lines):
+                raise InvalidModelError(f"{where} has {first} lines; the meta says {count}")
+            try:
+                table = csv.read_csv(
+                    pa.BufferReader(pa.py_buffer(lines)),
+                    csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
+                    csv.ParseOptions(delimiter=separator, **options),
+                    csv.ConvertOptions(column_types=dict(zip(names, types, strict=True)), null_values=[]),
+                )
+            except pa.ArrowInvalid as exc:
+                raise InvalidModelError(f"{where}, after line {first}: {str(exc)[:200]}") from exc
+            if not 0 < table.num_rows <= count - first:
+                raise InvalidModelError(f"{where} has {first + table.num_rows} lines; the meta says {count}")
+            for field, column in zip(fields, table.columns, strict=True):
+                np.concatenate(column.chunks, out=field[first : first + table.num_rows])
+            first += table.num_rows
+            start += len(lines)
         return fields
 
 
@@ -292,15 +299,17 @@ def _guess_separator(data: Bytes, where: str) -> str:
     return match[1].decode()
 
 
-def _find_end(data: Bytes, count: int, where: str) -> int:
-    """Where ``count`` lines end; the last one may lack its line end."""
-    missing = count
-    for start in range(0, len(data), _SCANNED_BYTES):
-        is_end = data[start : start + _SCANNED_BYTES] == _NEWLINE
-        ends = int(np.count_nonzero(is_end))
-        if missing <= ends:
-            return int(start + np.flatnonzero(is_end)[missing - 1] + 1)
-        missing -= ends
-    if missing == 1 and len(data) and data[-1] != _NEWLINE:
-        return len(data)
-    raise InvalidModelError(f"{where} has {count - missing} lines; the meta says {count}")
+def _take_lines(piece: Bytes, most: int, shortest: int) -> Bytes:
+    """The whole lines at the beginning of a piece, ``most`` of them at most. Only the last of a file may lack its end.
+
+    :param shortest: bytes of a line; where the piece can hold no more than ``most``, they are not counted.
+    """
+    if len(piece) == _PIECE_BYTES:
+        tail = piece[-_BLOCK_BYTES:].tobytes()
+        last = tail.rfind(b"\n")
+        piece = piece[: len(piece) - len(tail) + last + 1] if last >= 0 else piece[:0]
+    if most * shortest < len(piece):
+        ends = np.flatnonzero(piece == _NEWLINE)
+        if len(ends) > most:
+            return piece[: ends[most - 1] + 1]
+    return piece
