@@ -216,17 +216,55 @@ def test_long_keys_may_be_negative_and_beyond_32_bits(tmp_path: Path) -> None:
     assert dict(zip(keys.tolist(), values.tolist(), strict=True)) == row
 
 
-def test_text_of_a_million_lines_is_read_at_a_vectorised_parsers_speed(tmp_path: Path) -> None:
-    """A loop over lines takes over a second; a hundred times that for a matrix as they are trained."""
-    count = 1_000_000
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(count=st.integers(1, 200), more=st.integers(0, 20), end=st.sampled_from(["\n", "\r\n"]), is_open=st.booleans())
+@pytest.mark.usefixtures("small_pieces")
+def test_text_is_read_by_pieces(tmp_path: Path, count: int, more: int, end: str, *, is_open: bool) -> None:
+    """Lines that are cut anywhere; behind them others that are not read; the last one with or without its end."""
     folder = tmp_path / "m"
+    row = [float(column**5) for column in range(count + more)]
+    text = end.join(f"{column},{value}" for column, value in enumerate(row)) + ("" if is_open else end)
+    write_long_row(folder, count, text)
+    _, ((keys, values),) = read_rows(folder, 1, ",")
+    assert (keys.tolist(), values.tolist()) == ([*range(count)], row[:count])
+    if more == 0:
+        write_long_row(folder, count + 1, text)
+        with pytest.raises(InvalidModelError, match=f"has {count} lines; the meta says {count + 1}|cannot hold"):
+            read_rows(folder, 1, ",")
+
+
+def test_line_that_does_not_end_is_refused(tmp_path: Path, small_pieces: int) -> None:
+    folder = tmp_path / "m"
+    write_long_row(folder, 3, "0,1\n1,2\n2," + "0" * small_pieces + "1\n")
+    with pytest.raises(InvalidModelError, match="has a line of over 64 bytes"):
+        read_rows(folder, 1, ",")
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    module = "airflow_provider_timl.runtimes.angel.matrices"
+    monkeypatch.setattr(f"{module}._PIECE_BYTES", 96)
+    monkeypatch.setattr(f"{module}._BLOCK_BYTES", 64)
+    return 96
+
+
+def write_long_row(folder: Path, count: int, text: str) -> None:
+    """A dense row of ``count`` lines, as the meta says."""
+    shutil.rmtree(folder, ignore_errors=True)
     write_matrix(folder, [{0: 0.5}], 1, Layout("ColIdValueTextRowFormat", DOUBLE_DENSE, (0, 1)))
     meta = read_meta(folder)
     meta["col"] = meta["partMetas"]["0"]["endCol"] = count
     meta["partMetas"]["0"]["rowMetas"]["0"]["elementNum"] = count
     write_meta(folder, meta)
+    (folder / "0").write_bytes(text.encode())
+
+
+def test_text_of_a_million_lines_is_read_at_a_vectorised_parsers_speed(tmp_path: Path) -> None:
+    """A loop over lines takes over a second; a hundred times that for a matrix as they are trained."""
+    count = 1_000_000
+    folder = tmp_path / "m"
     lines = [f"{column},{column / 3}\n" for column in range(count)]
-    (folder / "0").write_text("".join(lines))
+    write_long_row(folder, count, "".join(lines))
     started = time.process_time()
     parsed = [float(line.rpartition(",")[2]) for line in lines]
     loop_seconds = time.process_time() - started

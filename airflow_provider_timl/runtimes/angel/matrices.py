@@ -249,7 +249,9 @@ class _PartitionReader:
         while first < count:  # by pieces, so that their fields are still near when they are put in their places
             lines = _take_lines(data[start : start + _PIECE_BYTES], count - first, 2 * len(columns))
             if not len(lines):
-                raise InvalidModelError(f"{where} has {first} lines; the meta says {count}")
+                is_over = start == len(data)
+                found = f"{first} lines; the meta says {count}" if is_over else f"a line of over {_BLOCK_BYTES} bytes"
+                raise InvalidModelError(f"{where} has {found}")
             try:
                 table = csv.read_csv(
                     pa.BufferReader(pa.py_buffer(lines)),
@@ -310,6 +312,6 @@ def _take_lines(piece: Bytes, most: int, shortest: int) -> Bytes:
         piece = piece[: len(piece) - len(tail) + last + 1] if last >= 0 else piece[:0]
     if most * shortest < len(piece):
         ends = np.flatnonzero(piece == _NEWLINE)
-        if len(ends) > most:
+        if len(ends) >= most:
             return piece[: ends[most - 1] + 1]
     return piece
