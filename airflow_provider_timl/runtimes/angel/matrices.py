@@ -241,10 +241,7 @@ class _PartitionReader:
         fields = [np.empty(count, self._types[name]) for name in columns]
         if count == 0:
             return fields
-        names = [f"{name}{number}" for number, name in enumerate(columns)]
-        types = [pa.from_numpy_dtype(self._types[name]) for name in columns]
         separator = self._separator or _guess_separator(data, where) if len(columns) > 1 else ","
-        options = {"quote_char": False, "escape_char": False, "ignore_empty_lines": False}
         first = start = 0
         while first < count:  # by pieces, so that their fields are still near when they are put in their places
             lines = _take_lines(data[start : start + _PIECE_BYTES], count - first, 2 * len(columns))
@@ -253,12 +250,7 @@ class _PartitionReader:
                 found = f"{first} lines; the meta says {count}" if is_over else f"a line of over {_BLOCK_BYTES} bytes"
                 raise InvalidModelError(f"{where} has {found}")
             try:
-                table = csv.read_csv(
-                    pa.BufferReader(pa.py_buffer(lines)),
-                    csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
-                    csv.ParseOptions(delimiter=separator, **options),
-                    csv.ConvertOptions(column_types=dict(zip(names, types, strict=True)), null_values=[]),
-                )
+                table = self._parse(lines, columns, separator)
             except pa.ArrowInvalid as exc:
                 raise InvalidModelError(f"{where}, after line {first}: {str(exc)[:200]}") from exc
             if not 0 < table.num_rows <= count - first:
@@ -268,6 +260,16 @@ class _PartitionReader:
             first += table.num_rows
             start += len(lines)
         return fields
+
+    def _parse(self, lines: Bytes, columns: list[str], separator: str) -> pa.Table:
+        """:raises pyarrow.ArrowInvalid: a line has other fields."""
+        types = {f"{name}{number}": pa.from_numpy_dtype(self._types[name]) for number, name in enumerate(columns)}
+        return csv.read_csv(
+            pa.BufferReader(pa.py_buffer(lines)),
+            csv.ReadOptions(column_names=[*types], block_size=_BLOCK_BYTES),
+            csv.ParseOptions(delimiter=separator, quote_char=False, escape_char=False, ignore_empty_lines=False),
+            csv.ConvertOptions(column_types=types, null_values=[]),
+        )
 
 
 def _join(records: list[Records]) -> Records | None:
