@@ -13,7 +13,7 @@ from pathlib import Path
 
 from airflow_provider_timl.runtimes.contract import list_runtimes
 from benchmarks.load import require_wrk
-from benchmarks.serving.contenders import CONTENDERS, MODEL_PACKAGES, OURS, Contender
+from benchmarks.serving.contenders import CONTENDERS, OURS, Contender
 from benchmarks.serving.environments import ROOT, NotInstalledError, ensure_environment, read_version
 from benchmarks.serving.models import MAKERS, Case, NoModelError
 from benchmarks.serving.processes import ContenderFailedError
@@ -92,7 +92,7 @@ def prepare_contenders(names: list[str], folder: Path) -> tuple[dict[str, Path],
             continue
         print(f"environment of {contender.name} ...", flush=True)
         try:
-            python = ensure_environment(folder / contender.name, [contender.package, *MODEL_PACKAGES])
+            python = ensure_environment(folder / contender.name, [contender.package, *contender.models])
             versions[contender.name] = read_version(python, contender.package.split("[")[0])
         except NotInstalledError as exc:
             excuses[contender.name] = f"not installed: {exc}"

