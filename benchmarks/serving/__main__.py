@@ -94,6 +94,7 @@ def prepare_contenders(names: list[str], folder: Path) -> tuple[dict[str, Path],
         try:
             python = ensure_environment(folder / contender.name, [contender.package, *contender.models])
             versions[contender.name] = read_version(python, contender.package.split("[")[0])
+            versions.setdefault(contender.models[0], read_version(python, contender.models[0]))
         except NotInstalledError as exc:
             excuses[contender.name] = f"not installed: {exc}"
         else:
