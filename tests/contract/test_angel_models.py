@@ -240,6 +240,13 @@ def test_line_that_does_not_end_is_refused(tmp_path: Path, small_pieces: int) ->
         read_rows(folder, 1, ",")
 
 
+@pytest.mark.parametrize("text", ["0,1\r1,2\n2,3\r3,4\n", "0,1\r1,2\r2,3\r3,4", "0,1\n1,2\n2,3\r3,4\n4,5\n"])
+def test_carriage_return_alone_does_not_end_a_line(tmp_path: Path, text: str) -> None:
+    write_long_row(tmp_path / "m", 4, text)
+    with pytest.raises(InvalidModelError, match="lines in place of"):
+        read_rows(tmp_path / "m", 1, ",")
+
+
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     module = "airflow_provider_timl.runtimes.angel.matrices"

@@ -244,7 +244,7 @@ class _PartitionReader:
         separator = self._separator or _guess_separator(data, where) if len(columns) > 1 else ","
         first = start = 0
         while first < count:  # by pieces, so that their fields are still near when they are put in their places
-            lines = _take_lines(data[start : start + _PIECE_BYTES], count - first, 2 * len(columns))
+            lines, ends = _take_lines(data[start : start + _PIECE_BYTES], count - first)
             if not len(lines):
                 is_over = start == len(data)
                 found = f"{first} lines; the meta says {count}" if is_over else f"a line of over {_BLOCK_BYTES} bytes"
@@ -253,11 +253,11 @@ class _PartitionReader:
                 table = self._parse(lines, columns, separator)
             except pa.ArrowInvalid as exc:
                 raise InvalidModelError(f"{where}, after line {first}: {str(exc)[:200]}") from exc
-            if not 0 < table.num_rows <= count - first:
-                raise InvalidModelError(f"{where} has {first + table.num_rows} lines; the meta says {count}")
+            if table.num_rows != ends:  # Arrow ends a line at a lone carriage return, too
+                raise InvalidModelError(f"{where}, after line {first}: {table.num_rows} lines in place of {ends}")
             for field, column in zip(fields, table.columns, strict=True):
-                np.concatenate(column.chunks, out=field[first : first + table.num_rows])
-            first += table.num_rows
+                np.concatenate(column.chunks, out=field[first : first + ends])
+            first += ends
             start += len(lines)
         return fields
 
@@ -303,17 +303,15 @@ def _guess_separator(data: Bytes, where: str) -> str:
     return match[1].decode()
 
 
-def _take_lines(piece: Bytes, most: int, shortest: int) -> Bytes:
-    """The whole lines at the beginning of a piece, ``most`` of them at most. Only the last of a file may lack its end.
-
-    :param shortest: bytes of a line; where the piece can hold no more than ``most``, they are not counted.
-    """
+def _take_lines(piece: Bytes, most: int) -> tuple[Bytes, int]:
+    """The whole lines at the beginning of a piece, ``most`` of them at most, and how many they are. Only the last of a
+    file may lack its end."""
     if len(piece) == _PIECE_BYTES:
         tail = piece[-_BLOCK_BYTES:].tobytes()
         last = tail.rfind(b"\n")
         piece = piece[: len(piece) - len(tail) + last + 1] if last >= 0 else piece[:0]
-    if most * shortest < len(piece):
-        ends = np.flatnonzero(piece == _NEWLINE)
-        if len(ends) >= most:
-            return piece[: ends[most - 1] + 1]
-    return piece
+    is_end = piece == _NEWLINE
+    ends = int(np.count_nonzero(is_end))
+    if ends >= most:
+        return piece[: np.flatnonzero(is_end)[most - 1] + 1], most
+    return piece, ends + (len(piece) > 0 and not is_end[-1])
