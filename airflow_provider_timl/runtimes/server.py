@@ -41,9 +41,9 @@ _DRAIN_STEP_SECONDS = 0.02
 #: Between two looks for garbage that refers to itself, which requests do not leave: a body of 1,000 rows makes as many
 #: containers, and the defaults look at them several times, and at all that the libraries made with them.
 _COLLECTION_THRESHOLDS = (50_000, 20, 20)
-#: Of NumPy, which reads it when it is imported. Several wait for each other without sleeping: they gain a tenth, and cost
-#: ten times as much while another process has their core.
-_BLAS_THREADS = "1"
+#: Of NumPy, which reads it when it is imported. Several wait for each other without sleeping: they gain a tenth, and
+#: cost ten times as much while another process has their core.
+BLAS_THREADS = "1"
 
 
 def main() -> int:
@@ -53,7 +53,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     gc.set_threshold(*_COLLECTION_THRESHOLDS)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", _BLAS_THREADS)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", BLAS_THREADS)
     try:
         program = get_runtime(config.runtime)
         folder = find_model_root(Path(config.model_path))
