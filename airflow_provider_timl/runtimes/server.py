@@ -43,7 +43,7 @@ _DRAIN_STEP_SECONDS = 0.02
 _COLLECTION_THRESHOLDS = (50_000, 20, 20)
 #: Of NumPy, which reads it when it is imported. Several wait for each other without sleeping: they gain a tenth, and
 #: cost ten times as much while another process has their core.
-BLAS_THREADS = "1"
+_BLAS_THREADS = "1"
 
 
 def main() -> int:
@@ -51,9 +51,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="JSON file with the fields of ServerConfig")
     config = ServerConfig.from_json_file(parser.parse_args().config)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    gc.set_threshold(*_COLLECTION_THRESHOLDS)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", BLAS_THREADS)
+    prepare_process()
     try:
         program = get_runtime(config.runtime)
         folder = find_model_root(Path(config.model_path))
@@ -67,6 +65,13 @@ def main() -> int:
     gc.freeze()
     uvloop.run(serve(config, engine, has_rpc=program.has_rpc))
     return 0
+
+
+def prepare_process() -> None:
+    """What the interpreter, and libraries that are imported later, are told before an engine is loaded."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    gc.set_threshold(*_COLLECTION_THRESHOLDS)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", _BLAS_THREADS)
 
 
 async def serve(config: ServerConfig, engine: Engine[Any], *, has_rpc: bool) -> None:

@@ -7,7 +7,6 @@ own function on values that are ready.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from airflow_provider_timl.entities import Resources
 from airflow_provider_timl.runtimes.contract import find_model_root, get_runtime
-from airflow_provider_timl.runtimes.server import BLAS_THREADS
+from airflow_provider_timl.runtimes.server import prepare_process
 from benchmarks.serving.commands import CPU
 
 _SAMPLES = 9
@@ -27,7 +26,7 @@ _WARM_UP_SECONDS = 1.5
 
 def main() -> None:
     runtime, folder, body_path, seconds = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", BLAS_THREADS)
+    prepare_process()
     program = get_runtime(runtime)
     engine = program.load(find_model_root(folder), Resources(cpu=CPU, memory_mb=2048), program.parse_options({}))
     body = body_path.read_bytes()

@@ -48,13 +48,9 @@ class Batch:
             return np.zeros(len(self.ids), np.intp)
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
-    def is_dense(self, dimension: int) -> bool:
-        """Whether each of ``dimension`` features is there in each instance: none is twice."""
-        return len(self.ids) == len(self.counts) * dimension
-
     def to_dense(self, dimension: int) -> Array:
         """:return: shape (instances, dimension)."""
-        if self.is_dense(dimension):
+        if len(self.ids) == len(self) * dimension:  # no id is twice in an instance, so all are there
             return self.values.reshape(-1, dimension)
         dense = np.zeros((len(self), dimension), self.values.dtype)
         dense[self.instance_numbers, self.ids] = self.values
