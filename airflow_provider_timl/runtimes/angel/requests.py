@@ -134,17 +134,27 @@ class RequestReader:
             ids.append(indices)
             rows.append(values)
             counts.append(len(indices))
-        keys = None if may_have_booleans and _has_boolean(ids) else _pack("q", ids)
+        keys, is_behind = self._to_keys(ids, may_have_booleans)
+        batch = Batch(counts, keys, self._to_values(rows, ".sparseValues", may_have_booleans))
+        return batch if is_behind is None else _sort(batch, is_behind)
+
+    def _to_keys(
+        self, rows: list[list[Any]], may_have_booleans: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool] | None]:
+        """All indices, and of all but the first whether it is not above the one before; ``None`` when none is.
+
+        :raises InvalidInputError: one is no feature of the model.
+        """
+        keys = None if may_have_booleans and _has_boolean(rows) else _pack("q", rows)
         if keys is None:
-            raise self._find_bad_index(ids)
+            raise self._find_bad_index(rows)
         is_behind = keys[1:] <= keys[:-1]
         is_ascending = not np.count_nonzero(is_behind)
         if not self._takes_all_keys and len(keys):
             low, high = (keys[0], keys[-1]) if is_ascending else (keys.min(), keys.max())
             if low < 0 or high >= self._end_of_keys:
-                raise self._find_bad_index(ids)
-        batch = Batch(counts, keys, self._to_values(rows, ".sparseValues", may_have_booleans))
-        return batch if is_ascending else _sort(batch, is_behind)
+                raise self._find_bad_index(rows)
+        return keys, None if is_ascending else is_behind
 
     def _find_bad_index(self, rows: list[list[Any]]) -> InvalidInputError:
         low, high = -_END_OF_LONG if self._takes_all_keys else 0, self._end_of_keys
